@@ -1,0 +1,10 @@
+"""MTA-CLIP for segmentation_models_pytorch: importing it registers the architecture ``"mtaclip"``."""
+
+from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
+from mtaclip_plugin.model import MTACLIP
+from mtaclip_plugin.registration import register
+from mtaclip_plugin.structures import MaskPrediction
+
+register()
+
+__all__ = ["MTACLIP", "HungarianMatcher", "MTACLIPLoss", "MaskPrediction"]

@@ -1,0 +1,1 @@
+"""From an encoder's feature pyramid and text embeddings to mask predictions."""

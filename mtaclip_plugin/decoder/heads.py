@@ -1,0 +1,141 @@
+"""What is read off the decoder's tokens: classes, masks, and masks against text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_LOGIT_SCALE = 100.0
+"""CLIP's own bound: a learned temperature must not turn the softmax into an argmax."""
+
+
+@dataclass(frozen=True)
+class TokenPrediction:
+    """What one layer's tokens predict, before they meet the mask features.
+
+    Attributes:
+        class_logits: (B, Q, K+1).
+        mask_embed: (B, Q, D).
+        text_logits: (B, Q, P, K+1); ``None`` without text.
+    """
+
+    class_logits: Tensor
+    mask_embed: Tensor
+    text_logits: Tensor | None
+
+
+class MaskHead(nn.Module):
+    """A three-layer perceptron from tokens to mask embeddings.
+
+    Args:
+        channels: token width D.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) tokens to (B, N, D) mask embeddings."""
+        return self.layers(tokens)
+
+
+class TextAlignmentHead(nn.Module):
+    """Cosine of mask tokens and image-enhanced text, times a learned scale (section 3.3).
+
+    ``t' = normalize(t + gamma * LayerNorm(Linear(text tokens)))``, ``m = normalize(Linear(mask tokens))``,
+    ``text_logits = m · t' * logit_scale``.
+
+    Args:
+        channels: token width D.
+        text_channels: text embedding size T.
+        temperature: start of the temperature, the inverse of the logit scale; the official code has 1.0.
+        learn_temperature: whether it is trained; the official code does not.
+    """
+
+    def __init__(
+        self, channels: int, text_channels: int, *, temperature: float = 0.07, learn_temperature: bool = True
+    ) -> None:
+        super().__init__()
+        self.mask_projection = nn.Linear(channels, text_channels)
+        self.text_projection = nn.Linear(channels, text_channels)
+        self.text_norm = nn.LayerNorm(text_channels)
+        self.gamma = nn.Parameter(torch.full((text_channels,), 1e-4))
+        log_scale = torch.tensor(-math.log(temperature))
+        self.logit_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
+
+    def forward(self, mask_tokens: Tensor, text_tokens: Tensor, text: Tensor) -> Tensor:
+        """Compares masks with prompts.
+
+        Args:
+            mask_tokens: (B, Q, D) normalised mask tokens.
+            text_tokens: (B, P·(K+1), D) normalised text tokens, prompts outermost.
+            text: (P, K+1, T) text embeddings.
+
+        Returns:
+            (B, Q, P, K+1) text logits.
+        """
+        update = self.text_norm(self.text_projection(text_tokens)).unflatten(1, text.shape[:2])
+        enhanced = F.normalize(text + self.gamma * update, dim=-1)
+        masks = F.normalize(self.mask_projection(mask_tokens), dim=-1)
+        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        return scale * torch.einsum("bqt,bpkt->bqpk", masks, enhanced)
+
+
+class PredictionHead(nn.Module):
+    """All heads behind one final norm, shared by every layer.
+
+    Args:
+        channels: token width D.
+        num_classes: K.
+        text_channels: T; ``None`` without text.
+        temperature: see ``TextAlignmentHead``.
+        learn_temperature: see ``TextAlignmentHead``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        text_channels: int | None,
+        *,
+        temperature: float = 0.07,
+        learn_temperature: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.class_head = nn.Linear(channels, num_classes + 1)
+        self.mask_head = MaskHead(channels)
+        self.text_head: TextAlignmentHead | None = None
+        if text_channels is not None:
+            self.text_head = TextAlignmentHead(
+                channels, text_channels, temperature=temperature, learn_temperature=learn_temperature
+            )
+
+    def forward(self, hidden: Tensor, mask_embed: Tensor, num_queries: int, text: Tensor | None) -> TokenPrediction:
+        """Predicts from all tokens of a layer.
+
+        Args:
+            hidden: (B, Q + P·(K+1), D), tokens after ``norm``.
+            mask_embed: (B, Q + P·(K+1), D), what ``mask_head`` made of them; the attention masks need them all.
+            num_queries: Q.
+            text: (P, K+1, T); ``None`` without text.
+
+        Returns:
+            The layer's prediction.
+        """
+        mask_tokens, text_tokens = hidden.split([num_queries, hidden.shape[1] - num_queries], 1)
+        text_logits = None
+        if self.text_head is not None and text is not None:
+            text_logits = self.text_head(mask_tokens, text_tokens, text)
+        return TokenPrediction(self.class_head(mask_tokens), mask_embed[:, :num_queries], text_logits)

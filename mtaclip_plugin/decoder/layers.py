@@ -1,0 +1,95 @@
+"""The layer of the mask-text decoder: masked cross-attention, self-attention, feed-forward network."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def feedforward(channels: int, hidden_channels: int) -> nn.Sequential:
+    """Linear, ReLU, Linear over (..., channels), Xavier initialised."""
+    expand, contract = nn.Linear(channels, hidden_channels), nn.Linear(hidden_channels, channels)
+    for layer in (expand, contract):
+        nn.init.xavier_uniform_(layer.weight)
+    return nn.Sequential(expand, nn.ReLU(), contract)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose mask is shared by all heads and never repeated for each.
+
+    Args:
+        channels: token width D.
+        num_heads: attention heads; must divide ``channels``.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+        for projection in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attends.
+
+        Args:
+            query: (B, N, D).
+            key: (B, S, D).
+            value: (B, S, D).
+            mask: (B, 1, N, S) bool, true where a query may look; ``None`` for everywhere.
+
+        Returns:
+            (B, N, D).
+        """
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value)), attn_mask=mask
+        )
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) to (B, heads, N, D / heads)."""
+        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class MaskTextDecoderLayer(nn.Module):
+    """One post-norm layer; mask and text tokens go through it together (section 3.2).
+
+    Args:
+        channels: token width D.
+        num_heads: attention heads.
+        feedforward_channels: hidden width of the feed-forward network.
+    """
+
+    def __init__(self, channels: int, num_heads: int, feedforward_channels: int) -> None:
+        super().__init__()
+        self.cross_attention = Attention(channels, num_heads)
+        self.cross_attention_norm = nn.LayerNorm(channels)
+        self.self_attention = Attention(channels, num_heads)
+        self.self_attention_norm = nn.LayerNorm(channels)
+        self.feedforward = feedforward(channels, feedforward_channels)
+        self.feedforward_norm = nn.LayerNorm(channels)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, memory: Tensor, memory_positions: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Updates all tokens.
+
+        Args:
+            tokens: (B, N, D) mask tokens, then text tokens.
+            positions: (N, D) learned positions of the tokens.
+            memory: (B, S, D) one map of the pixel decoder, flattened.
+            memory_positions: (S, D) positions of its cells.
+            mask: (B, 1, N, S) bool, true where a token may look.
+
+        Returns:
+            (B, N, D).
+        """
+        attended = self.cross_attention(tokens + positions, memory + memory_positions, memory, mask)
+        tokens = self.cross_attention_norm(tokens + attended)
+        queries = tokens + positions
+        tokens = self.self_attention_norm(tokens + self.self_attention(queries, queries, tokens))
+        return self.feedforward_norm(tokens + self.feedforward(tokens))

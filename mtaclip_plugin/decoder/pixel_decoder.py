@@ -1,0 +1,152 @@
+"""From an encoder's maps to mask features at stride 4 and memories at strides 32, 16 and 8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtaclip_plugin.decoder.deformable_attention import DeformableAttention, LevelShapes
+from mtaclip_plugin.decoder.layers import feedforward
+from mtaclip_plugin.decoder.positions import cell_centers, sine_positions
+
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """What a pixel decoder gives.
+
+    Attributes:
+        mask_features: (B, D, h, w) at stride 4; its dot product with a mask embedding is a mask's logit.
+        memories: three maps (B, D, h_i, w_i) at strides 32, 16 and 8 that the decoder attends to.
+    """
+
+    mask_features: Tensor
+    memories: tuple[Tensor, Tensor, Tensor]
+
+
+def _projection(in_channels: int, channels: int, *, bias: bool) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=bias), nn.GroupNorm(GROUPS, channels))
+
+
+def _smoothing(channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, channels), nn.ReLU())
+
+
+def _initialize_convolutions(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention over all levels, then a feed-forward network, each with a norm after it."""
+
+    def __init__(self, channels: int, num_heads: int, num_points: int, feedforward_channels: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(channels, num_heads, num_points=num_points)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.feedforward = feedforward(channels, feedforward_channels)
+        self.feedforward_norm = nn.LayerNorm(channels)
+
+    def forward(self, tokens: Tensor, positions: Tensor, reference_points: Tensor, level_shapes: LevelShapes) -> Tensor:
+        """(B, S, D) tokens of all levels to (B, S, D)."""
+        attended = self.attention(tokens + positions, tokens, reference_points, level_shapes)
+        tokens = self.attention_norm(tokens + attended)
+        return self.feedforward_norm(tokens + self.feedforward(tokens))
+
+
+class DeformablePixelDecoder(nn.Module):
+    """Multi-scale deformable attention over strides 32, 16 and 8, then one FPN step to stride 4 (section 3.1).
+
+    Args:
+        in_channels: channels of the encoder's maps at strides 4, 8, 16 and 32.
+        channels: width D of everything it gives, a multiple of 64.
+        num_layers: deformable attention layers.
+        num_heads: attention heads.
+        num_points: sampled positions for each head and level.
+        feedforward_channels: hidden width of the feed-forward networks.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        *,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_points: int = 4,
+        feedforward_channels: int = 1024,
+    ) -> None:
+        super().__init__()
+        stride_4, *coarser = in_channels
+        self.input_projections = nn.ModuleList(_projection(c, channels, bias=True) for c in reversed(coarser))
+        self.level_embedding = nn.Embedding(len(coarser), channels)
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(channels, num_heads, num_points, feedforward_channels) for _ in range(num_layers)
+        )
+        self.lateral = _projection(stride_4, channels, bias=False)
+        self.output = _smoothing(channels)
+        self.mask_projection = nn.Conv2d(channels, channels, 1)
+        for part in (self.input_projections, self.lateral, self.output, self.mask_projection):
+            _initialize_convolutions(part)
+
+    def forward(self, features: Sequence[Tensor]) -> PixelFeatures:
+        """Maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32 to ``PixelFeatures``."""
+        stride_4, *coarser = features
+        maps = [project(m) for project, m in zip(self.input_projections, reversed(coarser), strict=True)]
+        level_shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        device, channels = stride_4.device, maps[0].shape[1]
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        positions = torch.cat(
+            [
+                sine_positions(height, width, channels, like=tokens) + level
+                for (height, width), level in zip(level_shapes, self.level_embedding.weight, strict=True)
+            ]
+        )
+        reference_points = torch.cat([cell_centers(h, w, device=device) for h, w in level_shapes])
+        for layer in self.layers:
+            tokens = layer(tokens, positions, reference_points, level_shapes)
+
+        parts = tokens.transpose(1, 2).split([h * w for h, w in level_shapes], -1)
+        stride_32, stride_16, stride_8 = (
+            part.unflatten(-1, shape) for part, shape in zip(parts, level_shapes, strict=True)
+        )
+        lateral = self.lateral(stride_4)
+        upsampled = F.interpolate(stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        mask_features = self.mask_projection(self.output(lateral + upsampled))
+        return PixelFeatures(mask_features, (stride_32, stride_16, stride_8))
+
+
+class FPNPixelDecoder(nn.Module):
+    """A feature pyramid network (Lin et al.): a third of the arithmetic, no attention between pixels.
+
+    Args:
+        in_channels: channels of the encoder's maps at strides 4, 8, 16 and 32.
+        channels: width D of everything it gives, a multiple of 64.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(_projection(c, channels, bias=False) for c in reversed(in_channels))
+        self.outputs = nn.ModuleList(_smoothing(channels) for _ in in_channels)
+        self.mask_projection = nn.Conv2d(channels, channels, 1)
+        _initialize_convolutions(self)
+
+    def forward(self, features: Sequence[Tensor]) -> PixelFeatures:
+        """Maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32 to ``PixelFeatures``."""
+        maps: list[Tensor] = []
+        for lateral, output, feature in zip(self.laterals, self.outputs, reversed(features), strict=True):
+            projected = lateral(feature)
+            if maps:
+                projected = projected + F.interpolate(maps[-1], size=projected.shape[-2:], mode="nearest")
+            maps.append(output(projected))
+        stride_32, stride_16, stride_8, stride_4 = maps
+        return PixelFeatures(self.mask_projection(stride_4), (stride_32, stride_16, stride_8))

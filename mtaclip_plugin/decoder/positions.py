@@ -1,0 +1,41 @@
+"""Fixed sine positions of a feature map's cells."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sine_positions(height: int, width: int, channels: int, *, like: Tensor) -> Tensor:
+    """Sine and cosine embedding of each cell's row and column, scaled to the map's size (Carion et al., DETR).
+
+    Args:
+        height: rows of the map.
+        width: columns of the map.
+        channels: size of the embedding D, a multiple of 4: half for the row, half for the column.
+        like: a tensor of the dtype and on the device that the result shall have.
+
+    Returns:
+        (height * width, D), cells in row-major order.
+    """
+    frequencies = torch.arange(channels // 4, dtype=torch.float32, device=like.device)
+    periods = 10000 ** (4 * frequencies / channels)
+
+    def embed(length: int) -> Tensor:
+        cells = torch.arange(1, length + 1, dtype=torch.float32, device=like.device)
+        angles = (cells / (length + 1e-6) * 2 * math.pi)[:, None] / periods
+        return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+    rows = embed(height)[:, None].expand(-1, width, -1)
+    columns = embed(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).flatten(0, 1).to(like.dtype)
+
+
+def cell_centers(height: int, width: int, *, device: torch.device) -> Tensor:
+    """(height * width, 2) centre (x, y) of each cell in [0, 1], cells in row-major order, float32."""
+    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)

@@ -1,0 +1,161 @@
+"""Any encoder of smp or timm as four maps at strides 4, 8, 16 and 32."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32)
+_PADDINGS = (32, 64, 128, 192, 224, 256, 384, 448, 512)
+"""Multiples to try for the input size, the smallest that the encoder takes wins (MaxViT wants its window x 32)."""
+
+_SUGGESTION = "choose one with maps at strides 4 to 32, such as 'resnet50', 'mit_b2' or 'tu-convnext_tiny'"
+
+
+@dataclass(frozen=True)
+class EncoderMaps:
+    """What an encoder was seen to give.
+
+    Attributes:
+        indices: positions of the chosen maps in the encoder's output, from stride 4 on; at most four.
+        channels: their channels.
+        size_multiple: the encoder takes images whose height and width are multiples of this, in pixels.
+    """
+
+    indices: tuple[int, ...]
+    channels: tuple[int, ...]
+    size_multiple: int
+
+
+def build_encoder(
+    name: str, *, in_channels: int = 3, depth: int = 5, weights: str | None = "imagenet", **options: Any
+) -> nn.Module:
+    """Builds an smp encoder, or a timm model as ``tu-NAME``.
+
+    Args:
+        name: encoder name.
+        in_channels: image channels.
+        depth: number of stages, 3 to 5.
+        weights: name of pretrained weights; ``None`` for random ones.
+        **options: passed to timm; only ``tu-`` encoders take any.
+
+    Raises:
+        ValueError: for an unknown name, or options that the encoder would ignore.
+        ConnectionError: if pretrained weights could not be fetched.
+    """
+    _check_name(name)
+    universal = name.startswith("tu-")
+    options = {key: value for key, value in options.items() if value is not None}
+    if options and not universal:
+        raise ValueError(f"encoder '{name}' takes no options, got {sorted(options)}; only 'tu-' encoders do")
+    if universal and "swin" in name:
+        options.setdefault("strict_img_size", False)
+    try:
+        return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=weights, **options)
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from error
+    except ValueError as error:
+        raise ValueError(f"encoder '{name}' can not be used ({error}); {_SUGGESTION}") from error
+    except OSError as error:
+        raise ConnectionError(
+            f"the pretrained weights '{weights}' of encoder '{name}' could not be fetched; connect to the network, "
+            "fill the hub's cache beforehand, or pass encoder_weights=None"
+        ) from error
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("tu-"):
+        architecture = name.removeprefix("tu-").split(".")[0]
+        if not timm.is_model(architecture):
+            close = [f"tu-{c}" for c in difflib.get_close_matches(architecture, timm.list_models())]
+            raise ValueError(f"timm has no model '{architecture}'{_did_you_mean(close)}")
+    elif not name.startswith("timm-") and name not in smp.encoders.get_encoder_names():
+        names = smp.encoders.get_encoder_names()
+        close = difflib.get_close_matches(name, names)
+        if timm.is_model(name.split(".")[0]):
+            close = [f"tu-{name}", *close]
+        raise ValueError(f"unknown encoder '{name}'{_did_you_mean(close)}")
+
+
+def _did_you_mean(close: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else f"; {_SUGGESTION}"
+
+
+def find_maps(encoder: nn.Module, in_channels: int) -> EncoderMaps:
+    """Runs the encoder once on zeros and chooses its maps by their measured reduction.
+
+    Args:
+        encoder: gives a list of maps for an image (B, C, H, W).
+        in_channels: C.
+
+    Raises:
+        ValueError: if the encoder has no map at stride 4, or skips a stride below its deepest map.
+    """
+    features, size_multiple = _probe(encoder, in_channels)
+    height = 2 * size_multiple
+    # Of several maps of one stride (dilated encoders) the deepest counts; 0 channels mark a stride left out.
+    chosen = {height // f.shape[-2]: index for index, f in enumerate(features) if f.shape[1] > 0}
+    strides = [stride for stride in STRIDES if stride in chosen]
+    if not strides or tuple(strides) != STRIDES[: len(strides)]:
+        found = ", ".join(str(s) for s in chosen)
+        raise ValueError(
+            f"{type(encoder).__name__} has maps at strides {found}, not at 4 and the ones after it; {_SUGGESTION}"
+        )
+    indices = tuple(chosen[stride] for stride in strides)
+    return EncoderMaps(indices, tuple(features[index].shape[1] for index in indices), size_multiple)
+
+
+@torch.no_grad()
+def _probe(encoder: nn.Module, in_channels: int) -> tuple[Sequence[Tensor], int]:
+    modes = {module: module.training for module in encoder.modules()}
+    parameter = next(encoder.parameters())
+    encoder.eval()
+    try:
+        for multiple in _PADDINGS:
+            # Two unequal sides, so that a size that fits by chance alone does not pass.
+            image = torch.zeros(1, in_channels, 2 * multiple, multiple, device=parameter.device, dtype=parameter.dtype)
+            try:
+                return cast(Sequence[Tensor], encoder(image)), multiple
+            except (RuntimeError, AssertionError, ValueError) as error:
+                reason = error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    raise ValueError(
+        f"{type(encoder).__name__} takes no image whose sides are multiples of any of {_PADDINGS}: {reason}"
+    )
+
+
+class StridePyramid(nn.Module):
+    """Picks an encoder's maps at strides 4 to 32, and makes those that it does not have from its deepest one.
+
+    Args:
+        maps: what ``find_maps`` saw.
+        channels: width of the maps it makes, a multiple of 64.
+    """
+
+    def __init__(self, maps: EncoderMaps, channels: int = 256) -> None:
+        super().__init__()
+        self.indices = maps.indices
+        missing = len(STRIDES) - len(maps.indices)
+        widths = [maps.channels[-1], *[channels] * missing]
+        self.downsampling = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(32, after))
+            for before, after in pairwise(widths)
+        )
+        self.channels = (*maps.channels, *widths[1:])
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """All maps of the encoder to four maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32."""
+        pyramid = [features[index] for index in self.indices]
+        for downsample in self.downsampling:
+            pyramid.append(downsample(pyramid[-1]))
+        return pyramid

@@ -1,0 +1,291 @@
+"""MTA-CLIP as an smp segmentation model: wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
+from segmentation_models_pytorch.base.initialization import initialize_head
+from torch import Tensor
+
+from mtaclip_plugin.arguments import check_choice, check_range
+from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
+from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
+from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
+from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
+from mtaclip_plugin.inference import Classification, scores_to_logits, semantic_scores
+from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.text import EmbeddingBank, PromptLearner, TextTower, check_class_names, load_embeddings
+from mtaclip_plugin.text.bank import check_bank_shape
+
+PixelDecoderName = Literal["deformable", "fpn"]
+
+
+class MTACLIP(SegmentationModel):
+    """MTA-CLIP: a mask-text decoder on any smp or timm encoder, guided by CLIP's text embeddings.
+
+    Das, Hu, Jiang, Schiele: "MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment", ECCV 2024.
+
+    Args:
+        encoder_name: an smp encoder, or a timm model as ``tu-NAME``.
+        encoder_depth: stages of the encoder, 3 to 5; strides it then lacks are made from its deepest map.
+        encoder_weights: name of pretrained weights; ``None`` for random ones.
+        in_channels: image channels.
+        classes: K.
+        class_names: K names in the order of the label ids; not needed without text or for one class.
+        text_encoder: an open_clip model; ``"bank"`` for ready embeddings; ``None`` for no text at all, the decoder
+            is then Mask2Former's.
+        text_pretrained: open_clip tag or file of weights; ``None`` for random ones.
+        text_embeddings: the bank: a tensor, or a ``.npy`` or ``.safetensors`` file, of shape (P, K+1, T) with
+            "none" last, or (K, T) for one prompt a class and a learned "none".
+        bank_shape: the bank's shape where a checkpoint brings its values.
+        num_queries: mask queries Q.
+        num_prompts: contexts P; a bank has its own.
+        context_length: learned tokens L of a context.
+        decoder_channels: width D, a multiple of 64 and of ``num_heads``.
+        pixel_decoder: ``"deformable"`` attention, or a lighter ``"fpn"``.
+        pixel_decoder_layers: deformable attention layers.
+        pixel_decoder_ffn: hidden width of the pixel decoder's feed-forward networks.
+        decoder_layers: mask-text decoder layers.
+        decoder_ffn: hidden width of the mask-text decoder's feed-forward networks.
+        num_heads: attention heads.
+        input_norm: what the first LayerNorm covers, ``"text"`` or ``"all"`` tokens (official).
+        text_positions: one learned position for each ``"prompt"``, or each ``"token"`` (official).
+        temperature: start of the contrastive temperature (official: 1.0).
+        learn_temperature: whether it is trained (official: not).
+        classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
+            ``"text"``, or by the ``"ensemble"`` of both.
+        aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
+        kwargs: passed to timm; only ``tu-`` encoders take any.
+
+    Raises:
+        ValueError: for arguments that do not fit together.
+        ConnectionError: if pretrained weights could not be fetched.
+
+    Example:
+        >>> import torch, segmentation_models_pytorch as smp, mtaclip_plugin
+        >>> model = smp.create_model(
+        ...     "mtaclip", encoder_name="resnet18", encoder_weights=None, classes=2, text_encoder=None
+        ... )
+        >>> model(torch.rand(1, 3, 50, 70)).shape
+        torch.Size([1, 2, 50, 70])
+    """
+
+    _is_torch_scriptable = False
+    requires_divisible_input_shape = False
+
+    text_embeddings: Tensor | None
+
+    @supports_config_loading
+    def __init__(
+        self,
+        encoder_name: str = "resnet50",
+        encoder_depth: int = 5,
+        encoder_weights: str | None = "imagenet",
+        in_channels: int = 3,
+        classes: int = 1,
+        class_names: Sequence[str] | None = None,
+        text_encoder: str | None = "ViT-B-16",
+        text_pretrained: str | None = "openai",
+        text_embeddings: Tensor | np.ndarray | str | Path | None = None,
+        bank_shape: Sequence[int] | None = None,
+        num_queries: int = 100,
+        num_prompts: int = 3,
+        context_length: int = 8,
+        decoder_channels: int = 256,
+        pixel_decoder: PixelDecoderName = "deformable",
+        pixel_decoder_layers: int = 6,
+        pixel_decoder_ffn: int = 1024,
+        decoder_layers: int = 9,
+        decoder_ffn: int = 2048,
+        num_heads: int = 8,
+        input_norm: InputNorm = "text",
+        text_positions: TextPositions = "prompt",
+        temperature: float = 0.07,
+        learn_temperature: bool = True,
+        classification: Classification = "learned",
+        aux_params: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        check_choice("pixel_decoder", pixel_decoder, PixelDecoderName)
+        check_choice("input_norm", input_norm, InputNorm)
+        check_choice("text_positions", text_positions, TextPositions)
+        check_choice("classification", classification, Classification)
+        check_range("encoder_depth", encoder_depth, 3, 5)
+        check_range("classes", classes, 1)
+        check_range("num_queries", num_queries, 1)
+        # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
+        if decoder_channels % 64 or decoder_channels % num_heads:
+            raise ValueError(
+                f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
+            )
+        if classification != "learned" and text_encoder is None:
+            raise ValueError(f"classification='{classification}' needs text, but text_encoder is None")
+        self.classification = classification
+        self.class_names: list[str] | None = None
+        if text_encoder is not None or class_names is not None:
+            self.class_names = check_class_names(class_names, classes)
+
+        self.prompts: PromptLearner | EmbeddingBank | None = None
+        if text_encoder == "bank":
+            self.prompts = self._build_bank(text_embeddings, bank_shape, classes)
+        elif text_embeddings is not None:
+            raise ValueError(f"text_embeddings need text_encoder='bank', got text_encoder={text_encoder!r}")
+        elif text_encoder is not None:
+            assert self.class_names is not None
+            self.prompts = PromptLearner(
+                TextTower(text_encoder, text_pretrained),
+                self.class_names,
+                num_prompts=num_prompts,
+                context_length=context_length,
+            )
+
+        self.encoder = build_encoder(
+            encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
+        )
+        maps = find_maps(self.encoder, in_channels)
+        self._in_channels = in_channels
+        self._size_multiple = maps.size_multiple
+        pyramid = StridePyramid(maps, decoder_channels)
+        self.decoder = MTACLIPDecoder(
+            pyramid,
+            FPNPixelDecoder(pyramid.channels, decoder_channels)
+            if pixel_decoder == "fpn"
+            else DeformablePixelDecoder(
+                pyramid.channels,
+                decoder_channels,
+                num_layers=pixel_decoder_layers,
+                num_heads=num_heads,
+                feedforward_channels=pixel_decoder_ffn,
+            ),
+            MaskTextDecoder(
+                classes,
+                decoder_channels,
+                num_queries=num_queries,
+                num_layers=decoder_layers,
+                num_heads=num_heads,
+                feedforward_channels=decoder_ffn,
+                text_shape=None if self.prompts is None else (self.prompts.num_prompts, self.prompts.text_channels),
+                input_norm=input_norm,
+                text_positions=text_positions,
+                temperature=temperature,
+                learn_temperature=learn_temperature,
+            ),
+        )
+        self.classification_head = None
+        if aux_params is not None:
+            self.classification_head = ClassificationHead(in_channels=maps.channels[-1], **aux_params)
+        self.name = f"mtaclip-{encoder_name}"
+        self.initialize()
+
+        # What eval uses: always there and of a fixed shape, so that the forward pass is pure; made anew by eval().
+        embeddings = None
+        if self.prompts is not None:
+            embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
+        self.register_buffer("text_embeddings", embeddings, persistent=False)
+        self._text_source: tuple[tuple[int, int], ...] = ()
+
+    def _build_bank(
+        self, source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
+    ) -> EmbeddingBank:
+        if source is None and shape is None:
+            raise ValueError("text_encoder='bank' needs text_embeddings=, a tensor or a .npy or .safetensors file")
+        embeddings = None if source is None else load_embeddings(source)
+        shape = check_bank_shape(embeddings.shape if embeddings is not None else shape or (), classes)
+        # A checkpoint holds the values, so the configuration needs no more than their shape.
+        self.config.update(text_embeddings=None, bank_shape=list(shape))
+        return EmbeddingBank(shape, embeddings)
+
+    def initialize(self) -> None:
+        """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""
+        if self.classification_head is not None:
+            initialize_head(self.classification_head)
+
+    def forward(self, x: Tensor, return_masks: bool = False) -> Tensor | tuple[Tensor, Tensor] | MaskPrediction:
+        """Segments images of any size.
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            return_masks: whether to return what ``MTACLIPLoss`` takes.
+
+        Returns:
+            (B, K, H, W) logits, for any smp loss and metric in multiclass mode (binary for K = 1); with
+            ``aux_params`` a pair of these and the image-level logits, as smp does; with ``return_masks`` the
+            ``MaskPrediction``.
+
+        Raises:
+            ValueError: if the images are not a floating-point tensor (B, C, H, W).
+        """
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(f"images must be floating-point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
+        if x.shape[1] != self._in_channels:
+            raise ValueError(f"the encoder was built for {self._in_channels} channels, got {x.shape[1]}")
+        height, width = x.shape[-2:]
+        bottom, right = -height % self._size_multiple, -width % self._size_multiple
+        features = self.encoder(F.pad(x, (0, right, 0, bottom)))
+        outputs, mask_features = self.decoder(features, self._current_text(), auxiliary=return_masks)
+        layers = [
+            MaskPrediction(
+                class_logits=output.class_logits,
+                mask_embed=output.mask_embed,
+                mask_features=mask_features,
+                text_logits=output.text_logits,
+                image_size=(height, width),
+                padded_size=(height + bottom, width + right),
+            )
+            for output in outputs
+        ]
+        labels = None if self.classification_head is None else self.classification_head(features[-1])
+        prediction = replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
+        if return_masks:
+            return prediction
+        logits = scores_to_logits(semantic_scores(prediction, self.classification))
+        return logits if labels is None else (logits, labels)
+
+    def _current_text(self) -> Tensor | None:
+        """(P, K+1, T) text embeddings: made by the tower in training, kept from the last ``eval()`` otherwise."""
+        if self.training and self.prompts is not None:
+            return self.prompts()
+        return self.text_embeddings
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the mode; on the way to evaluation the text embeddings are brought up to date."""
+        super().train(mode)
+        if not mode:
+            self._refresh_text_embeddings()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Loads weights, as smp does; in evaluation the text embeddings are brought up to date."""
+        result = super().load_state_dict(state_dict, **kwargs)
+        if not self.training:
+            self._refresh_text_embeddings()
+        return result
+
+    def _refresh_text_embeddings(self) -> None:
+        """Encodes the prompts anew if what they are made of has changed since it was last done."""
+        if self.prompts is None or self.text_embeddings is None:
+            return
+        tensors = chain(self.prompts.parameters(), self.prompts.buffers())
+        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        if source == self._text_source:
+            return
+        # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
+        device = self.text_embeddings.device
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            self.text_embeddings.copy_(self.prompts())
+        self._text_source = source
+
+    def _set_encoder_trainable(self, mode: bool) -> None:
+        """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""
+        super()._set_encoder_trainable(mode)
+        self.encoder.train(mode and self.training)

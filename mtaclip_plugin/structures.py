@@ -1,0 +1,43 @@
+"""What the model predicts: one frozen dataclass with named fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MaskPrediction:
+    """One prediction of the mask-text decoder, and those of the layers before it.
+
+    Attributes:
+        class_logits: (B, Q, K+1) scores of the learned class head; the last column is "none".
+        mask_embed: (B, Q, D) one embedding for each mask query.
+        mask_features: (B, D, h, w) pixel embeddings at stride 4 of the padded image, shared by all predictions.
+        text_logits: (B, Q, P, K+1) similarity of masks and prompts, times the logit scale; ``None`` without text.
+        image_size: (H, W) of the image as it was given.
+        padded_size: (H', W') after padding right and bottom; h = H'/4, w = W'/4.
+        auxiliary: the predictions before this one, in order: before the first layer, after the first layer, ...
+        labels: (B, C) image-level logits of the auxiliary classification head; ``None`` without ``aux_params``.
+    """
+
+    class_logits: Tensor
+    mask_embed: Tensor
+    mask_features: Tensor
+    text_logits: Tensor | None
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    auxiliary: tuple[MaskPrediction, ...] = ()
+    labels: Tensor | None = None
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """(B, Q, h, w) mask logits at stride 4 of the padded image, computed at each access."""
+        return torch.einsum("bqd,bdhw->bqhw", self.mask_embed, self.mask_features)
+
+    @property
+    def layers(self) -> tuple[MaskPrediction, ...]:
+        """All predictions in the order of the decoder, this one last."""
+        return (*self.auxiliary, self)

@@ -1,0 +1,88 @@
+"""Ready text embeddings instead of a tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EmbeddingBank(nn.Module):
+    """A fixed (P, K+1, T) bank, or a (K, T) bank with a learned row for "none".
+
+    Args:
+        shape: (P, K+1, T), or (K, T) for one prompt a class and a learned "none".
+        embeddings: the bank; ``None`` leaves zeros for a checkpoint to fill.
+    """
+
+    embeddings: Tensor
+
+    def __init__(self, shape: Sequence[int], embeddings: Tensor | None = None) -> None:
+        super().__init__()
+        values = torch.zeros(*shape) if embeddings is None else embeddings.detach().float()
+        self.register_buffer("embeddings", values)
+        self.text_channels = shape[-1]
+        self.num_prompts = shape[0] if len(shape) == 3 else 1
+        self.none_embedding: nn.Parameter | None = None
+        if len(shape) == 2:
+            self.none_embedding = nn.Parameter(F.normalize(torch.randn(1, shape[-1]), dim=-1))
+
+    def forward(self) -> Tensor:
+        """(P, K+1, T) text embeddings, "none" last."""
+        if self.none_embedding is None:
+            return self.embeddings
+        return torch.cat([self.embeddings, self.none_embedding]).unsqueeze(0)
+
+
+def check_bank_shape(shape: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """The shape as a tuple, if it suits K classes.
+
+    Raises:
+        ValueError: if it is neither (P, K+1, T) nor (K, T).
+    """
+    shape = tuple(shape)
+    if (len(shape) == 2 and shape[0] == num_classes) or (len(shape) == 3 and shape[1] == num_classes + 1):
+        return shape
+    raise ValueError(
+        f"text embeddings of shape {shape} for {num_classes} classes; expected (K, T) = ({num_classes}, T), or "
+        f"(P, K+1, T) = (P, {num_classes + 1}, T) with 'none' last"
+    )
+
+
+def load_embeddings(source: Tensor | np.ndarray | str | Path) -> Tensor:
+    """Text embeddings from a tensor, an array, a ``.npy`` file or a ``.safetensors`` file with one tensor.
+
+    Args:
+        source: the embeddings, or where they lie.
+
+    Returns:
+        (P, K+1, T) or (K, T), float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no such file, or the values are not finite numbers.
+    """
+    embeddings = _read(Path(source)) if isinstance(source, str | Path) else torch.as_tensor(source)
+    if not embeddings.is_floating_point() or not embeddings.isfinite().all():
+        raise ValueError(f"text embeddings must be finite floating-point numbers, got {embeddings.dtype}")
+    return embeddings.float()
+
+
+def _read(path: Path) -> Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(f"no text embeddings at '{path}'; pass a .npy or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+            if len(tensors) != 1:
+                raise ValueError(f"it holds the tensors {sorted(tensors)}, expected one")
+            return next(iter(tensors.values()))
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, OSError, EOFError, TypeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"'{path}' is no readable file of text embeddings ({error})") from error

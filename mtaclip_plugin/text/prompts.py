@@ -1,0 +1,67 @@
+"""Mask-Text Prompt Learning: learned contexts before each class name (section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from mtaclip_plugin.text.class_names import NONE_NAME
+from mtaclip_plugin.text.tower import PLACEHOLDER, TextTower
+
+
+class PromptLearner(nn.Module):
+    """``[v_p1 ... v_pL][class name]`` through a frozen text tower, for P contexts that all classes share.
+
+    Only the contexts are parameters. They stay float32 under autocast.
+
+    Args:
+        tower: the frozen text tower.
+        class_names: the K class names; "none" is added.
+        num_prompts: contexts P.
+        context_length: learned tokens L of each.
+
+    Raises:
+        ValueError: if a prompt is longer than the tower reads.
+    """
+
+    ids: Tensor
+
+    def __init__(
+        self, tower: TextTower, class_names: Sequence[str], *, num_prompts: int = 3, context_length: int = 8
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.num_prompts = num_prompts
+        # As in CoOp; the official code draws them with a standard deviation of 1.
+        self.contexts = nn.Parameter(torch.randn(num_prompts, context_length, tower.width) * 0.02)
+        placeholders = " ".join([PLACEHOLDER] * context_length)
+        ids = tower.tokenize([f"{placeholders} {name}" for name in (*class_names, NONE_NAME)])
+        self.register_buffer("ids", ids, persistent=False)
+        self.start = _find_run(ids[0], context_length)
+        with torch.no_grad():
+            self.text_channels = self._encode(ids[:1], self.contexts[:1]).shape[-1]
+
+    def forward(self) -> Tensor:
+        """(P, K+1, T) text embeddings as the tower gives them, "none" last."""
+        prompts, classes = self.num_prompts, len(self.ids)
+        contexts = self.contexts.repeat_interleave(classes, 0)
+        return self._encode(self.ids.repeat(prompts, 1), contexts).unflatten(0, (prompts, classes))
+
+    def _encode(self, ids: Tensor, contexts: Tensor) -> Tensor:
+        return self.tower.encode(ids, contexts, self.start)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.tower.apply(fn)
+        return super()._apply(fn, recurse)
+
+
+def _find_run(ids: Tensor, length: int) -> int:
+    """Where the placeholders start: behind a start token, or at once where the tokenizer has none."""
+    runs = ids.unfold(0, length, 1)
+    starts = (runs == runs[:, :1]).all(1).nonzero()
+    if length == 0 or len(starts) == 0:
+        raise ValueError(f"the tokenizer does not read '{PLACEHOLDER}' as one token; prompts can not be learned")
+    return int(starts[0])

@@ -1,0 +1,134 @@
+"""A frozen open_clip text tower that takes learned vectors in place of some of its token embeddings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+PLACEHOLDER = "X"
+"""A word of one token in every vocabulary; its embeddings are replaced by the contexts."""
+
+_RANDOM_SEED = 0
+
+
+class TextTower:
+    """An open_clip model's text side, frozen and always in eval mode.
+
+    It is no ``nn.Module`` on purpose: its owner's parameters, state dict and train mode are what is trained and
+    saved, and the tower is neither. It is rebuilt from its name and tag.
+
+    Args:
+        name: open_clip model name, or ``hf-hub:...`` or ``local-dir:...``.
+        pretrained: open_clip tag or a file of weights; ``None`` draws random weights, the same ones everywhere.
+
+    Raises:
+        ValueError: for an unknown name or tag.
+        ConnectionError: if weights or tokenizer could not be fetched.
+    """
+
+    def __init__(self, name: str, pretrained: str | None) -> None:
+        _check_name(name, pretrained)
+        # Some tags were trained with QuickGELU under a name whose configuration says GELU.
+        quick_gelu = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_RANDOM_SEED)
+                model = open_clip.create_model(
+                    name,
+                    pretrained=pretrained,
+                    load_weights=pretrained is not None,
+                    pretrained_text=False,
+                    force_quick_gelu=quick_gelu,
+                )
+            self.tokenizer = open_clip.get_tokenizer(name)
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"the weights '{pretrained}' or the tokenizer of text encoder '{name}' could not be loaded "
+                f"({_first_line(error)}); connect to the network, pass a file as text_pretrained, or ready "
+                "embeddings with text_encoder='bank'"
+            ) from error
+        model.visual = None
+        self.name = name
+        self.model: Any = model.eval().requires_grad_(False)
+        self.context_length: int = self.tokenizer.context_length or model.context_length
+
+    @property
+    def token_embedding(self) -> Any:
+        """The module that turns ids (N, S) into token embeddings (N, S, width)."""
+        text = getattr(self.model, "text", self.model)
+        if hasattr(text, "token_embedding"):
+            return text.token_embedding
+        return text.transformer.get_input_embeddings()
+
+    @property
+    def width(self) -> int:
+        """Size of a token embedding."""
+        return int(self.token_embedding.weight.shape[1])
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Applies a move to another device or dtype, as ``nn.Module`` does to its own tensors."""
+        self.model._apply(function)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (N, S), padded to the tower's context length.
+
+        Raises:
+            ValueError: if a text is longer than the tower reads, naming the text.
+        """
+        texts = list(texts)
+        ids = self.tokenizer(texts, context_length=self.context_length)
+        longer = self.tokenizer(texts, context_length=self.context_length + 1)
+        padding = self.tokenizer([""], context_length=self.context_length + 1)[0, -1]
+        fits = (longer[:, :-1] == ids).all(1) & (longer[:, -1] == padding)
+        if not fits.all():
+            text = texts[int(fits.int().argmin())]
+            raise ValueError(
+                f"the prompt '{text}' is longer than the {self.context_length} tokens that '{self.name}' reads; "
+                "shorten the class name or context_length"
+            )
+        return ids
+
+    def encode(self, ids: Tensor, contexts: Tensor, start: int) -> Tensor:
+        """The tower's own ``encode_text`` with ``contexts`` in place of the placeholders' embeddings.
+
+        Args:
+            ids: (N, S) token ids.
+            contexts: (N, L, width) vectors.
+            start: position of the first placeholder.
+
+        Returns:
+            (N, T) text embeddings as the tower gives them, not normalised.
+        """
+
+        def put_in_contexts(module: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+            end = start + contexts.shape[1]
+            return torch.cat([embedded[:, :start], contexts.to(embedded.dtype), embedded[:, end:]], 1)
+
+        hook = self.token_embedding.register_forward_hook(put_in_contexts)
+        try:
+            return self.model.encode_text(ids, normalize=False)
+        finally:
+            hook.remove()
+
+
+def _check_name(name: str, pretrained: str | None) -> None:
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return
+    models = open_clip.list_models()
+    if name not in models:
+        close = difflib.get_close_matches(name, models, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else "see open_clip.list_models()"
+        raise ValueError(f"open_clip has no text encoder '{name}'; {hint}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is not None and not open_clip.get_pretrained_cfg(name, pretrained) and not Path(pretrained).is_file():
+        raise ValueError(f"text_pretrained='{pretrained}' is neither a file nor a tag of '{name}'; its tags are {tags}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+import mtaclip_plugin as mta
+
+NAMES = ["cat", "dog", "traffic light"]
+SMALL: dict[str, Any] = {
+    "encoder_name": "resnet18",
+    "encoder_weights": None,
+    "num_queries": 8,
+    "num_prompts": 2,
+    "context_length": 4,
+    "decoder_channels": 64,
+    "pixel_decoder_layers": 1,
+    "pixel_decoder_ffn": 64,
+    "decoder_layers": 2,
+    "decoder_ffn": 64,
+    "num_heads": 4,
+}
+
+
+def build(**options: Any) -> mta.MTACLIP:
+    defaults = SMALL | {
+        "classes": 3,
+        "class_names": NAMES,
+        "text_encoder": "tiny-flat",
+        "text_pretrained": None,
+    }
+    return smp.create_model("mtaclip", **(defaults | options))
+
+
+def test_importing_registers_and_again_changes_nothing() -> None:
+    from mtaclip_plugin.registration import register
+
+    register()
+    assert smp.MTACLIP is mta.MTACLIP
+    assert list(smp.MODEL_ARCHITECTURES_MAPPING).count("mtaclip") == 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 1), (1, 1)])
+@pytest.mark.parametrize("training", [True, False])
+def test_logits_for_any_size(size: tuple[int, int], training: bool) -> None:
+    model = build().train(training)
+    logits = model(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 3, *size)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_return_masks() -> None:
+    prediction = build()(torch.randn(2, 3, 50, 70), return_masks=True)
+    assert prediction.image_size == (50, 70) and prediction.padded_size == (64, 96)
+    assert prediction.mask_logits.shape == (2, 8, 16, 24)
+    assert prediction.class_logits.shape == (2, 8, 4)
+    assert prediction.text_logits.shape == (2, 8, 2, 4)
+    assert len(prediction.auxiliary) == 2 and prediction.layers[-1] is prediction
+    assert prediction.labels is None
+
+
+def test_padding_does_not_reach_the_logits_size() -> None:
+    model = build(text_encoder=None).eval()
+    image = torch.randn(1, 3, 64, 64)
+    cut = image.clone()
+    cut[..., 40:, :] = 0
+    torch.testing.assert_close(model(image[..., :40, :]), model(cut)[..., :40, :])
+
+
+def test_text_kinds() -> None:
+    bank = build(text_encoder="bank", text_embeddings=torch.randn(3, 16))
+    assert bank.prompts().shape == (1, 4, 16)
+    full = build(text_encoder="bank", text_embeddings=torch.randn(2, 4, 16))
+    assert full.prompts().shape == (2, 4, 16)
+    none = build(text_encoder=None, class_names=None)
+    assert none.prompts is None and none(torch.randn(2, 3, 32, 32), return_masks=True).text_logits is None
+    single = build(classes=1, class_names=None)
+    assert single.class_names == ["foreground"]
+    assert single(torch.randn(2, 3, 32, 32)).shape == (2, 1, 32, 32)
+
+
+@pytest.mark.parametrize("options", [{}, {"text_encoder": "bank", "text_embeddings": torch.randn(3, 16)}])
+def test_saving_and_loading_reproduces_the_outputs(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = build(**options).eval()
+    image = torch.randn(1, 3, 50, 70)
+    model.save_pretrained(tmp_path, metrics={"miou": 0.5}, dataset="shapes")
+    loaded = smp.from_pretrained(tmp_path)
+    assert torch.equal(loaded(image), model(image))
+    assert {k: v for k, v in loaded.config.items() if k != "_model_class"} == model.config
+    assert not any("tower" in name or name == "text_embeddings" for name in model.state_dict())
+
+
+def test_text_embeddings_follow_the_contexts() -> None:
+    model = build().eval()
+    before = model.text_embeddings.clone()
+    torch.testing.assert_close(before, model.prompts())
+    model.train()
+    optimizer = torch.optim.AdamW([model.prompts.contexts], lr=0.1)
+    model.prompts().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(model.eval().text_embeddings, model.prompts())
+    assert not torch.allclose(before, model.text_embeddings)
+    other = build()
+    with torch.no_grad():
+        other.prompts.contexts.normal_()
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model.text_embeddings, other.prompts())
+
+
+def test_evaluation_runs_the_tower_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build().eval()
+    monkeypatch.setattr(model.prompts.tower, "encode", lambda *_: pytest.fail("the tower ran"))
+    model.eval()
+    model(torch.randn(1, 3, 32, 32))
+
+
+def test_prediction_inside_inference_mode_leaves_the_model_trainable() -> None:
+    model = build()
+    model.predict(torch.randn(1, 3, 32, 32))
+    model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+    model.eval()(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert model.prompts.contexts.grad.any()
+
+
+def test_a_copy_refreshes_its_own_text() -> None:
+    model = build().eval()
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.prompts.contexts.add_(1.0)
+    copied.eval()
+    torch.testing.assert_close(copied.text_embeddings, copied.prompts())
+    torch.testing.assert_close(model.eval().text_embeddings, model.prompts())
+
+
+def test_another_dtype_takes_the_text_along() -> None:
+    model = build().eval().double()
+    assert model.text_embeddings.dtype == torch.float64
+    assert model(torch.randn(1, 3, 32, 32, dtype=torch.float64)).isfinite().all()
+
+
+def test_a_frozen_encoder_is_still() -> None:
+    model = build(encoder_name="tu-convnext_atto", drop_path_rate=0.5)
+    model.freeze_encoder()
+    model.train()
+    assert not any(module.training for module in model.encoder.modules())
+    model.unfreeze_encoder()
+    assert all(module.training for module in model.encoder.modules())
+    assert all(parameter.requires_grad for parameter in model.encoder.parameters())
+
+
+def test_auxiliary_labels() -> None:
+    model = build(aux_params={"classes": 5})
+    logits, labels = model(torch.randn(2, 3, 32, 32))
+    assert logits.shape == (2, 3, 32, 32) and labels.shape == (2, 5)
+    assert model(torch.randn(2, 3, 32, 32), return_masks=True).labels.shape == (2, 5)
+
+
+def test_channels_and_depth() -> None:
+    assert build(in_channels=4)(torch.randn(2, 4, 32, 32)).shape == (2, 3, 32, 32)
+    assert build(encoder_depth=3)(torch.randn(2, 3, 40, 40)).shape == (2, 3, 40, 40)
+    assert build(pixel_decoder="fpn")(torch.randn(2, 3, 40, 40)).shape == (2, 3, 40, 40)
+
+
+def test_permuted_classes_give_permuted_logits() -> None:
+    model = build().eval()
+    order = [2, 0, 1]
+    permuted = build(class_names=[NAMES[k] for k in order])
+    state = model.state_dict()
+    rows = [*order, 3]
+    for name in ("weight", "bias"):
+        key = f"decoder.mask_text_decoder.head.class_head.{name}"
+        state[key] = state[key][rows]
+    permuted.load_state_dict(state)
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(permuted.eval()(image), model(image)[:, order], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": None}, "needs the names of the 3 classes"),
+        ({"class_names": ["a", "b"]}, "2 class names for 3 classes"),
+        ({"text_encoder": "bank"}, "needs text_embeddings="),
+        ({"text_embeddings": torch.ones(3, 4)}, "need text_encoder='bank'"),
+        ({"decoder_channels": 40}, "multiple of 64"),
+        ({"classification": "txt"}, "classification must be one of"),
+        ({"classification": "text", "text_encoder": None}, "needs text, but text_encoder is None"),
+        ({"pixel_decoder": "unet"}, "pixel_decoder must be one of"),
+        ({"encoder_depth": 2}, "encoder_depth"),
+        ({"num_queries": 0}, "num_queries must be"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_bad_images() -> None:
+    model = build()
+    for image in (torch.randn(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"images must be floating-point \(B, C, H, W\)"):
+            model(image)
+    with pytest.raises(ValueError, match="built for 3 channels, got 4"):
+        model(torch.randn(1, 4, 32, 32))
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        build(num_queries=9).load_state_dict(build().state_dict())

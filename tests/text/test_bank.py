@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from mtaclip_plugin.text import EmbeddingBank, check_class_names, load_embeddings
+from mtaclip_plugin.text.bank import check_bank_shape
+
+
+def test_a_full_bank_is_given_back_and_a_short_one_learns_none() -> None:
+    full = torch.randn(2, 4, 8)
+    assert torch.equal(EmbeddingBank((2, 4, 8), full)(), full)
+    bank = EmbeddingBank((3, 8), full[0, :3])
+    assert torch.equal(bank()[0, :3], full[0, :3])
+    assert bank().shape == (1, 4, 8)
+    assert [name for name, _ in bank.named_parameters()] == ["none_embedding"]
+    bank().sum().backward()
+    assert bank.none_embedding is not None and bank.none_embedding.grad.any()
+
+
+def test_shapes_that_do_not_suit_the_classes() -> None:
+    for shape in [(4, 8), (2, 3, 8), (8,)]:
+        with pytest.raises(ValueError, match=r"for 3 classes; expected \(K, T\) = \(3, T\)"):
+            check_bank_shape(shape, 3)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_files(tmp_path: Path, suffix: str) -> None:
+    values = torch.randn(3, 8)
+    path = tmp_path / f"bank{suffix}"
+    if suffix == ".npy":
+        np.save(path, values.half().numpy())
+    else:
+        safetensors.torch.save_file({"bank": values.half()}, path)
+    assert torch.equal(load_embeddings(path), values.half().float())
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="no readable file of text embeddings"):
+        load_embeddings(path)
+
+
+def test_no_code_is_run_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "bank.npy"
+    np.save(path, np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="no readable file"):
+        load_embeddings(path)
+
+
+def test_missing_file_and_bad_values() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no text embeddings at 'nowhere.npy'"):
+        load_embeddings("nowhere.npy")
+    with pytest.raises(ValueError, match="finite floating-point"):
+        load_embeddings(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(ValueError, match="finite floating-point"):
+        load_embeddings(torch.ones(2, 2, dtype=torch.int64))
+
+
+def test_class_names() -> None:
+    assert check_class_names(None, 1) == ["foreground"]
+    assert check_class_names(("a", "b"), 2) == ["a", "b"]
+    for names, count, message in [
+        (None, 3, "needs the names of the 3 classes"),
+        (["a", "b"], 3, "2 class names for 3 classes"),
+        (["a", "b", "a"], 3, "'a' appears twice"),
+        (["a", " ", "c"], 3, "must be words"),
+        ("abc", 3, "single string 'abc'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_class_names(names, count)
