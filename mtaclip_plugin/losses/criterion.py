@@ -1,0 +1,230 @@
+"""The training loss of the mask-text decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtaclip_plugin.arguments import check_choice
+from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
+from mtaclip_plugin.losses.masks import mask_losses
+from mtaclip_plugin.losses.matcher import HungarianMatcher
+from mtaclip_plugin.losses.normalizers import LossNormalizers
+from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
+from mtaclip_plugin.structures import MaskPrediction
+
+MaskNormalizer = Literal["masks", "class_weights"]
+
+
+class MTACLIPLoss(nn.Module):
+    """Class, mask, dice and contrastive losses of every prediction of the decoder.
+
+    Each prediction is matched with the masks of the label map on its own. Matched queries learn their class
+    and their mask, all others the class "none". Masks are compared at points, most of them where the mask is
+    uncertain. All of it is computed in float32, under autocast too.
+
+    Example:
+        >>> prediction = MaskPrediction(
+        ...     class_logits=torch.zeros(1, 5, 3), mask_embed=torch.zeros(1, 5, 8), text_logits=None,
+        ...     mask_features=torch.zeros(1, 8, 8, 8), image_size=(32, 32), padded_size=(32, 32),
+        ... )
+        >>> target = torch.zeros(1, 32, 32, dtype=torch.int64)
+        >>> {name: round(term.item(), 1) for name, term in MTACLIPLoss().terms(prediction, target).items()}
+        {'0/class': 2.2, '0/mask': 3.5, '0/dice': 1.7}
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        contrastive_weight: float = 1.0,
+        no_object_weight: float = 0.1,
+        contrastive_mode: ContrastiveMode = "mixneg",
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_ratio: float = 0.75,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        supervise_initial: bool = True,
+        ignored_pixels: IgnoredPixels = "excluded",
+        mask_normalizer: MaskNormalizer = "masks",
+    ) -> None:
+        """Takes the options; the defaults are the paper's, except where an official value is named.
+
+        Args:
+            class_weight: weight of the class cross-entropy, in the loss and in the matching cost.
+            mask_weight: weight of the binary cross-entropy of masks, in both.
+            dice_weight: weight of the dice loss of masks, in both.
+            contrastive_weight: weight of the mask-to-text contrastive loss.
+            no_object_weight: weight of the class "none", in the class and contrastive loss.
+            contrastive_mode: see :func:`contrastive_loss`.
+            num_points: points at which each mask is compared, in matching and in the losses.
+            oversample_ratio: candidates for the uncertain points, as a multiple of ``num_points``.
+            importance_ratio: share of the points that are uncertain ones; the rest is random.
+            ignore_index: the id of pixels without a label.
+            class_weights: K weights of the classes in the class and contrastive loss; all 1 if ``None``.
+            supervise_initial: whether the prediction before the first layer is in the loss. Official: False.
+            ignored_pixels: "excluded" takes pixels without a label out of every cost and loss, "background"
+                makes them background of every mask. Official: "background".
+            mask_normalizer: divide mask and dice losses by the number of matched "masks", or by the summed
+                "class_weights" of all queries. Official: "class_weights".
+
+        Raises:
+            ValueError: If an option has a value that it does not know.
+        """
+        super().__init__()
+        check_choice("contrastive_mode", contrastive_mode, ContrastiveMode)
+        check_choice("ignored_pixels", ignored_pixels, IgnoredPixels)
+        check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
+        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
+            raise ValueError(
+                "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
+                f"{num_points}, {oversample_ratio} and {importance_ratio}."
+            )
+        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.contrastive_weight = contrastive_weight
+        self.no_object_weight = no_object_weight
+        self.contrastive_mode: ContrastiveMode = contrastive_mode
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_ratio = importance_ratio
+        self.ignore_index = ignore_index
+        self.class_weights = None if class_weights is None else tuple(class_weights)
+        self.supervise_initial = supervise_initial
+        self.ignored_pixels: IgnoredPixels = ignored_pixels
+        self.mask_normalizer: MaskNormalizer = mask_normalizer
+
+    def forward(
+        self,
+        prediction: MaskPrediction,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+        normalizers: LossNormalizers | None = None,
+    ) -> Tensor:
+        """The sum of :meth:`terms`, a scalar; same arguments."""
+        terms = self.terms(prediction, target, generator, normalizers)
+        return torch.stack(list(terms.values())).sum()
+
+    def terms(
+        self,
+        prediction: MaskPrediction,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+        normalizers: LossNormalizers | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted losses of each prediction, scalars.
+
+        Args:
+            prediction: what the model gives for a batch.
+            target: (B, H, W) int64 class ids in [0, K), or ``ignore_index``.
+            generator: source of the random points, on the prediction's device; the global one if ``None``.
+            normalizers: where gradients are accumulated over micro-batches, the sum of their
+                :meth:`normalizers` in this process; this batch's own if ``None``. The mean over all processes
+                is taken here.
+
+        Returns:
+            "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive", for each i in
+            ``prediction.layers``: 0 is the prediction before the first layer.
+
+        Raises:
+            ValueError: If the target does not fit the prediction, or holds another id.
+        """
+        batch, num_queries, columns = prediction.class_logits.shape
+        if target.shape != (batch, *prediction.image_size):
+            raise ValueError(
+                f"target must have the shape (B, H, W) of the images, {(batch, *prediction.image_size)}, got "
+                f"{tuple(target.shape)}."
+            )
+        targets = self._targets(target, columns - 1, prediction.padded_size)
+        sums = normalizers or self._normalizers(targets, num_queries)
+        divisors = sums.averaged(prediction.class_logits.device)
+        mask_divisor = divisors.masks if self.mask_normalizer == "masks" else divisors.class_weights
+
+        first = 0 if self.supervise_initial else min(1, len(prediction.auxiliary))
+        layers = prediction.layers[first:]
+        matches = self.matcher(layers, targets, generator)
+        labels = matches.query_labels(num_queries, none=columns - 1)
+        weights = torch.tensor(self._all_class_weights(columns - 1), device=labels.device)
+
+        terms = {}
+        with torch.autocast(prediction.class_logits.device.type, enabled=False):
+            masks = mask_losses(
+                layers,
+                targets,
+                matches,
+                num_points=self.num_points,
+                oversample_ratio=self.oversample_ratio,
+                importance_ratio=self.importance_ratio,
+                generator=generator,
+            )
+            for index, layer in enumerate(layers):
+                name, layer_labels = str(first + index), labels[index].flatten()
+                terms[f"{name}/class"] = self.class_weight * class_loss(
+                    layer.class_logits.float().flatten(0, 1),
+                    layer_labels,
+                    weights,
+                    normalizer=divisors.class_weights,
+                )
+                terms[f"{name}/mask"] = self.mask_weight * masks.bce[index] / mask_divisor
+                terms[f"{name}/dice"] = self.dice_weight * masks.dice[index] / mask_divisor
+                if layer.text_logits is not None:
+                    terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
+                        layer.text_logits.float().flatten(0, 1),
+                        layer_labels,
+                        weights[layer_labels],
+                        mode=self.contrastive_mode,
+                        normalizer=divisors.contrastive_weights,
+                    )
+        return terms
+
+    def normalizers(self, target: Tensor, *, num_queries: int, num_classes: int) -> LossNormalizers:
+        """The divisors of one batch in this process, which need no prediction.
+
+        Where an image holds more classes than queries, those that will be matched are unknown and count with
+        the mean weight of its classes.
+
+        Args:
+            target: (B, H, W) int64 class ids.
+            num_queries: Q.
+            num_classes: K.
+        """
+        return self._normalizers(self._targets(target, num_classes, None), num_queries)
+
+    def _normalizers(self, targets: MaskTargets, num_queries: int) -> LossNormalizers:
+        weights = self._all_class_weights(targets.num_classes)
+        counts = targets.mask_counts(num_queries)
+        matched = sum(
+            count * fmean(weights[k] for k in classes)
+            for classes, count in zip(targets.classes, counts, strict=True)
+            if classes
+        )
+        total = matched + self.no_object_weight * (num_queries * len(counts) - sum(counts))
+        return LossNormalizers(masks=float(sum(counts)), class_weights=total, contrastive_weights=total)
+
+    def _all_class_weights(self, num_classes: int) -> list[float]:
+        """K+1 weights, the last of them for "none"."""
+        weights = [1.0] * num_classes if self.class_weights is None else self.class_weights
+        if len(weights) != num_classes:
+            raise ValueError(
+                f"class_weights has {len(weights)} weights, but there are K={num_classes} classes: give one "
+                'for each, and set that of "none" by no_object_weight.'
+            )
+        return [*weights, self.no_object_weight]
+
+    def _targets(self, target: Tensor, num_classes: int, padded_size: tuple[int, int] | None) -> MaskTargets:
+        return MaskTargets.from_label_map(
+            target,
+            num_classes=num_classes,
+            ignore_index=self.ignore_index,
+            ignored_pixels=self.ignored_pixels,
+            padded_size=padded_size,
+        )

@@ -1,0 +1,151 @@
+"""Hungarian matching of mask queries and the masks of the label map."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from mtaclip_plugin.losses.functional import pairwise_mask_bce, pairwise_mask_dice
+from mtaclip_plugin.losses.points import random_points, sample_features, sample_labels
+from mtaclip_plugin.losses.targets import MaskTargets
+from mtaclip_plugin.structures import MaskPrediction
+
+# In place of a NaN or infinite cost: above every real one, small enough for float64 to tell those apart.
+_INVALID_COST = 1e9
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matched pairs of N masks in a batch, for each of S predictions, ordered by image and then by class.
+
+    Attributes:
+        image: (N) int64, the image of each mask; the same for all predictions.
+        queries: (S, N) int64, the query matched with it.
+        labels: (S, N) int64, its class; it differs between predictions only where classes outnumber queries.
+        counts: number of masks of each image, min(M, Q); they sum to N.
+    """
+
+    image: Tensor
+    queries: Tensor
+    labels: Tensor
+    counts: list[int]
+
+    def query_labels(self, num_queries: int, *, none: int) -> Tensor:
+        """(S, B, Q) the label of each query: the class it is matched with, or ``none``."""
+        predictions = torch.arange(len(self.queries), device=self.queries.device)[:, None]
+        labels = self.labels.new_full((len(self.queries), len(self.counts), num_queries), none)
+        labels[predictions, self.image, self.queries] = self.labels
+        return labels
+
+
+class HungarianMatcher(nn.Module):
+    """Assigns each mask of the label map its own query, at the least total cost.
+
+    The cost of a query and a mask is the weighted sum of -softmax(class_logits) at the mask's class, and the
+    binary cross-entropy and dice loss of the two masks at random points, which all queries, masks and
+    predictions of an image share. Queries with NaN or infinite values are matched last.
+    """
+
+    def __init__(
+        self,
+        class_cost: float = 2.0,
+        mask_cost: float = 5.0,
+        dice_cost: float = 5.0,
+        num_points: int = 12544,
+    ) -> None:
+        """Takes the weights of the costs.
+
+        Args:
+            class_cost: weight of the class cost.
+            mask_cost: weight of the binary cross-entropy.
+            dice_cost: weight of the dice loss.
+            num_points: number of random points in each image.
+        """
+        super().__init__()
+        self.class_cost = class_cost
+        self.mask_cost = mask_cost
+        self.dice_cost = dice_cost
+        self.num_points = num_points
+        self._warned = False
+
+    @torch.no_grad()
+    def forward(
+        self,
+        predictions: Sequence[MaskPrediction],
+        targets: MaskTargets,
+        generator: torch.Generator | None = None,
+    ) -> Matches:
+        """Matches S predictions that share their mask features.
+
+        Where an image holds more classes than there are queries, Q of them are matched, with one warning.
+
+        Args:
+            predictions: S predictions, such as :attr:`MaskPrediction.layers`.
+            targets: the masks.
+            generator: source of the points, on the predictions' device; the global one if ``None``.
+        """
+        device, num_queries = predictions[0].class_logits.device, predictions[0].class_logits.shape[1]
+        self._warn_if_outnumbered(targets, num_queries)
+        costs = self.costs(predictions, targets, generator).cpu().numpy()
+        counts = targets.mask_counts(num_queries)
+        queries = np.zeros((len(predictions), sum(counts)), dtype=np.int64)
+        labels = np.zeros_like(queries)
+        for layer, layer_costs in enumerate(costs):
+            start = 0
+            for classes, count, cost in zip(targets.classes, counts, layer_costs, strict=True):
+                # With masks as rows the result is ordered by class, whatever the order of the queries.
+                mask_index, query_index = linear_sum_assignment(cost[:, : len(classes)].T)
+                queries[layer, start : start + count] = query_index
+                labels[layer, start : start + count] = np.asarray(classes, dtype=np.int64)[mask_index]
+                start += count
+        image = np.repeat(np.arange(len(counts)), counts)
+        return Matches(
+            image=torch.from_numpy(image).to(device),
+            queries=torch.from_numpy(queries).to(device),
+            labels=torch.from_numpy(labels).to(device),
+            counts=counts,
+        )
+
+    @torch.no_grad()
+    def costs(
+        self,
+        predictions: Sequence[MaskPrediction],
+        targets: MaskTargets,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(S, B, Q, M) finite costs, M the most classes in an image; the others' last columns are filling."""
+        features = predictions[-1].mask_features
+        device = features.device
+        images = torch.arange(len(features), device=device)
+        most = max(len(classes) for classes in targets.classes)
+        classes = torch.tensor([[*c, *[0] * (most - len(c))] for c in targets.classes], device=device).long()
+        with torch.autocast(device.type, enabled=False):
+            points = random_points(len(features), self.num_points, device=device, generator=generator)
+            # Sampling is linear: it commutes with the product by mask_embed, so all predictions share it.
+            features = sample_features(features, points)
+            sampled = sample_labels(targets.label_map, points, classes, image=images, ignore_index=targets.ignore_index)
+            costs = []
+            for prediction in predictions:
+                mask_logits = prediction.mask_embed.float() @ features
+                probabilities = prediction.class_logits.float().softmax(-1)
+                class_cost = -probabilities[images[:, None], :, classes].mT
+                mask_cost = pairwise_mask_bce(mask_logits, sampled.targets, sampled.valid)
+                dice_cost = pairwise_mask_dice(mask_logits, sampled.targets, sampled.valid)
+                costs.append(self.class_cost * class_cost + self.mask_cost * mask_cost + self.dice_cost * dice_cost)
+        return torch.stack(costs).nan_to_num(_INVALID_COST, _INVALID_COST, _INVALID_COST)
+
+    def _warn_if_outnumbered(self, targets: MaskTargets, num_queries: int) -> None:
+        most = max(len(classes) for classes in targets.classes)
+        if most > num_queries and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"an image holds {most} classes, but there are only {num_queries} mask queries: the rest of "
+                "its classes is not matched; raise num_queries to learn from all of them.",
+                stacklevel=2,
+            )

@@ -1,0 +1,47 @@
+"""What the sums of the losses are divided by."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import astuple, dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class LossNormalizers:
+    """Divisors of the losses, known from the targets alone; those of several micro-batches add up with ``+``.
+
+    Attributes:
+        masks: number of matched masks, for the mask losses.
+        class_weights: summed class weights of all queries, for the class loss.
+        contrastive_weights: summed class weights of all queries, for the contrastive loss.
+    """
+
+    masks: float
+    class_weights: float
+    contrastive_weights: float
+
+    def __add__(self, other: LossNormalizers) -> LossNormalizers:
+        """The divisors of both batches together."""
+        return LossNormalizers(
+            self.masks + other.masks,
+            self.class_weights + other.class_weights,
+            self.contrastive_weights + other.contrastive_weights,
+        )
+
+    def averaged(self, device: torch.device) -> LossNormalizers:
+        """The mean over all processes, which gradients averaged by DDP call for; never zero.
+
+        Args:
+            device: where the process group communicates.
+        """
+        masks, class_weights, contrastive_weights = astuple(self)
+        if dist.is_available() and dist.is_initialized():
+            sums = torch.tensor(astuple(self), dtype=torch.float64, device=device)
+            dist.all_reduce(sums)
+            masks, class_weights, contrastive_weights = (sums / dist.get_world_size()).tolist()
+        # Without masks the sum above the line is zero too, likewise where all weights are zero.
+        tiny = sys.float_info.min
+        return LossNormalizers(max(masks, 1.0), max(class_weights, tiny), max(contrastive_weights, tiny))

@@ -1,0 +1,109 @@
+"""Points (x, y) in the unit square at which masks are compared, and what lies under them.
+
+Coordinates are relative to the padded image, so a point addresses the label map and the mask grid alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The id of pixels beyond the border: no class, and not ignored either.
+_OUTSIDE = torch.iinfo(torch.int64).min
+
+
+@dataclass(frozen=True)
+class SampledLabels:
+    """What the label map says at points.
+
+    Attributes:
+        targets: (N, M, P) bilinear value in [0, 1] of the binary mask of each of M classes.
+        valid: (N, P) bool, False where one of the four label pixels under the point is ignored.
+    """
+
+    targets: Tensor
+    valid: Tensor
+
+
+def random_points(
+    batch: int, num_points: int, *, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """(batch, num_points, 2) points, uniform in [0, 1), from ``generator`` or the device's global one."""
+    return torch.rand(batch, num_points, 2, device=device, generator=generator)
+
+
+def sample_features(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps at points, in float32, with zeros beyond the border.
+
+    Args:
+        maps: (N, C, h, w).
+        points: (N, P, 2).
+
+    Returns:
+        (N, C, P) values.
+
+    Example:
+        >>> sample_features(torch.tensor([[[[0.0, 4.0]]]]), torch.tensor([[[0.5, 0.5]]]))
+        tensor([[[2.]]])
+    """
+    return F.grid_sample(maps.float(), 2 * points[:, :, None] - 1, align_corners=False).squeeze(3)
+
+
+def sample_labels(
+    label_map: Tensor, points: Tensor, classes: Tensor, *, image: Tensor, ignore_index: int | None
+) -> SampledLabels:
+    """The binary masks of classes at points, read from the label map's four pixels under each.
+
+    Equal to :func:`sample_features` of ``label_map == class``, without these (N, M, H, W) masks.
+
+    Args:
+        label_map: (B, H, W) int64 class ids.
+        points: (N, P, 2).
+        classes: (N, M) class ids.
+        image: (N) int64, the image of each row of points.
+        ignore_index: the id that makes a point invalid; ``None``: every point is valid.
+    """
+    rows, num_points, _ = points.shape
+    targets = points.new_zeros(rows, classes.shape[1], num_points)
+    valid = torch.ones(rows, num_points, dtype=torch.bool, device=points.device)
+    for ids, weight in _pixels_under(label_map, points, image):
+        targets += weight[:, None] * (ids[:, None] == classes[:, :, None])
+        if ignore_index is not None:
+            valid &= ids != ignore_index
+    return SampledLabels(targets=targets, valid=valid)
+
+
+def uncertain_points(mask_logits: Tensor, candidates: Tensor, valid: Tensor, *, num_points: int) -> Tensor:
+    """The candidates where a mask is least certain (PointRend): smallest |logit|, the invalid ones last.
+
+    Args:
+        mask_logits: (N, h, w).
+        candidates: (N, C, 2).
+        valid: (N, C) bool.
+        num_points: how many of the C candidates to take.
+
+    Returns:
+        (N, num_points, 2) points, in no particular order.
+    """
+    uncertainty = -sample_features(mask_logits[:, None], candidates)[:, 0].abs()
+    # Unsorted is twice as fast on a CPU, and all that follows is a sum over points.
+    chosen = uncertainty.masked_fill(~valid, -torch.inf).topk(num_points, dim=1, sorted=False).indices
+    return candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+
+
+def _pixels_under(label_map: Tensor, points: Tensor, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(N, P) ids and (N, P) bilinear weights of each of the four pixels under the points."""
+    height, width = label_map.shape[1:]
+    # A frame of one pixel holds the neighbours beyond the border; centres are whole numbers inside it.
+    framed = F.pad(label_map, (1, 1, 1, 1), value=_OUTSIDE)
+    x, y = points[:, :, 0] * width + 0.5, points[:, :, 1] * height + 0.5
+    left, top = x.floor(), y.floor()
+    ids, row_length = framed.flatten(), width + 2
+    first = (image[:, None] * (height + 2) + top.long()) * row_length + left.long()
+    for down, weight_y in ((0, top + 1 - y), (1, y - top)):
+        for right, weight_x in ((0, left + 1 - x), (1, x - left)):
+            yield ids[first + (down * row_length + right)], weight_x * weight_y

@@ -1,0 +1,85 @@
+"""A label map, checked and padded, with the classes that each image holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IgnoredPixels = Literal["excluded", "background"]
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """One binary mask for each class that an image holds, kept as the label map they come from.
+
+    Attributes:
+        label_map: (B, H', W') int64 class ids of the padded image.
+        classes: for each image the ids it holds, ascending, the ignored one left out.
+        num_classes: K, "none" not counted.
+        ignore_index: the id whose pixels are in no cost and no loss; ``None``: every pixel counts.
+    """
+
+    label_map: Tensor
+    classes: tuple[tuple[int, ...], ...]
+    num_classes: int
+    ignore_index: int | None
+
+    @classmethod
+    def from_label_map(
+        cls,
+        target: Tensor,
+        *,
+        num_classes: int,
+        ignore_index: int = 255,
+        ignored_pixels: IgnoredPixels = "excluded",
+        padded_size: tuple[int, int] | None = None,
+    ) -> Self:
+        """Checks a label map, pads it right and bottom with the ignored id and lists the classes it holds.
+
+        Args:
+            target: (B, H, W) int64 ids in [0, K), or ``ignore_index``.
+            num_classes: K, "none" not counted.
+            ignore_index: the id of pixels without a label.
+            ignored_pixels: "excluded" takes them out of every cost and loss; "background", the official way,
+                makes them background of every mask.
+            padded_size: (H', W'), at least (H, W); no padding if ``None``.
+
+        Raises:
+            ValueError: If ``target`` has another type or shape, or holds any other id.
+        """
+        if target.dtype != torch.int64 or target.ndim != 3:
+            raise ValueError(
+                f"target must be a (B, H, W) map of int64 class ids, got {target.dtype} of shape "
+                f"{tuple(target.shape)}; convert it with target.long() and drop any channel dimension."
+            )
+        classes = _classes_present(target, num_classes, ignore_index)
+        if padded_size is not None:
+            height, width = target.shape[1:]
+            bottom, right = padded_size[0] - height, padded_size[1] - width
+            target = F.pad(target, (0, right, 0, bottom), value=ignore_index)
+        void = ignore_index if ignored_pixels == "excluded" else None
+        return cls(label_map=target, classes=classes, num_classes=num_classes, ignore_index=void)
+
+    def mask_counts(self, num_queries: int) -> list[int]:
+        """For each image the number of masks that Q queries can be matched with: min(M, Q)."""
+        return [min(len(classes), num_queries) for classes in self.classes]
+
+
+def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tuple[tuple[int, ...], ...]:
+    """The ids in each image, found with one copy to the host."""
+    ignored, unknown = num_classes, num_classes + 1
+    columns = torch.where((target >= 0) & (target < num_classes), target, unknown)
+    columns = columns.masked_fill(target == ignore_index, ignored).flatten(1)
+    present = torch.zeros(len(target), num_classes + 2, dtype=torch.bool, device=target.device)
+    rows = present.scatter_(1, columns, True).tolist()
+    if any(row[unknown] for row in rows):
+        offender = target[(columns == unknown).view_as(target)][0].item()
+        raise ValueError(
+            f"target holds the id {offender}, but there are K={num_classes} classes (ids 0 to "
+            f"{num_classes - 1}) and ignore_index={ignore_index}: map that id to a class or to ignore_index."
+        )
+    return tuple(tuple(k for k in range(num_classes) if row[k]) for row in rows)
