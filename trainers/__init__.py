@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction programs around :mod:`mtaclip_plugin`."""

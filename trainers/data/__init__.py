@@ -1,0 +1,1 @@
+"""Datasets of images and label maps, and the loaders that batch them."""

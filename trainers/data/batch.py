@@ -1,0 +1,91 @@
+"""One sample, one batch, and the way from the first to the second."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+IGNORE_INDEX: Final = 255
+"""The label of pixels that no loss and no metric looks at."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its label map.
+
+    Attributes:
+        image: (3,H,W) uint8, RGB.
+        label: (H,W) int64, class ids or ``IGNORE_INDEX``.
+        name: what messages and written files call the sample.
+    """
+
+    image: Tensor
+    label: Tensor
+    name: str
+
+
+class SegmentationDataset(Dataset[Sample], ABC):
+    """A dataset that knows its length and the names of its K classes, in the order of their ids."""
+
+    class_names: list[str]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples padded at the right and at the bottom to one size.
+
+    Attributes:
+        images: (B,3,H,W) float32 in [0,1], RGB.
+        labels: (B,H,W) int64, class ids or ``IGNORE_INDEX``.
+        names: the B samples' names.
+        sizes: the B samples' own (height, width), before the padding.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Move the tensors to ``device``."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Copy the tensors into page-locked memory; the data loader calls this by its name."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -> Batch:
+    """Pad samples to one size and stack them; images are padded with zeros, labels with ``IGNORE_INDEX``.
+
+    Args:
+        samples: B samples of any sizes.
+        size: (H,W) of the batch; the largest height and the largest width among the samples if not given.
+    """
+    sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
+    height, width = size or (max(h for h, _ in sizes), max(w for _, w in sizes))
+    images = torch.zeros(len(samples), 3, height, width)
+    labels = torch.full((len(samples), height, width), IGNORE_INDEX, dtype=torch.int64)
+    for i, (sample, (h, w)) in enumerate(zip(samples, sizes, strict=True)):
+        images[i, :, :h, :w] = sample.image
+        labels[i, :h, :w] = sample.label
+    return Batch(
+        images=images.div_(255),
+        labels=labels,
+        names=tuple(sample.name for sample in samples),
+        sizes=sizes,
+    )
