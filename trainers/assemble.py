@@ -1,0 +1,103 @@
+"""From a configuration to the dataset, the model and its forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import timm
+from segmentation_models_pytorch.base import SegmentationModel
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from trainers.checkpoints import Checkpoint
+from trainers.config import Config, DataConfig, data_root
+from trainers.data.batch import SegmentationDataset
+from trainers.data.folder import FolderDataset
+from trainers.data.shapes import ShapesDataset
+from trainers.data.shapes_bank import load_shapes_text
+from trainers.errors import UserError
+from trainers.forward import Forward, resolve_device
+from trainers.models import build_model, is_mtaclip
+
+
+def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+    """The split of the configured dataset.
+
+    Raises:
+        OSError: The folder, or a file of it, is missing.
+        ValueError: The folder holds something else than the format says.
+    """
+    if config.dataset == "folder":
+        return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids)
+    length = config.train_length if split == config.train_split else config.val_length
+    return ShapesDataset(split, size=config.size, length=length)
+
+
+def create_model(config: Config, class_names: Sequence[str]) -> SegmentationModel:
+    """The configured model, with its pretrained weights.
+
+    Raises:
+        ValueError: Options that do not fit together.
+        OSError: Weights or text embeddings that cannot be had.
+        ModuleNotFoundError: See `trainers.models.build_model`.
+    """
+    options = asdict(config.model)
+    if options["text_encoder"] == "bank" and options["text_embeddings"] is None and is_mtaclip(options["arch"]):
+        options["text_embeddings"] = _shipped_embeddings(config)
+    return _build(options, class_names)
+
+
+def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
+    """The model that a checkpoint holds; needs neither the encoder's pretrained weights nor a file of embeddings.
+
+    Raises:
+        ValueError: The options do not fit together any more.
+        OSError: The weights of the text tower cannot be had.
+    """
+    options = asdict(checkpoint.config.model) | {"encoder_weights": None}
+    options["text_embeddings"] = checkpoint.model.get("prompts.embeddings")
+    model = _build(options, checkpoint.class_names)
+    model.load_state_dict(checkpoint.model)
+    return model
+
+
+def create_forward(model: SegmentationModel, config: Config) -> Forward:
+    """The model on its device, with the normalisation that its encoder expects.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    mean, std = _encoder_statistics(config.model.encoder_name)
+    return Forward(
+        model,
+        mean=config.data.mean or mean,
+        std=config.data.std or std,
+        device=resolve_device(config.train.device),
+        precision=config.train.precision,
+    )
+
+
+def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
+    names = ("arch", "encoder_name", "encoder_weights")
+    shared = {name: options.pop(name) for name in names}
+    if options["text_encoder"] != "bank":
+        del options["text_embeddings"]
+    return build_model(**shared, class_names=class_names, **(options if is_mtaclip(shared["arch"]) else {}))
+
+
+def _shipped_embeddings(config: Config) -> Tensor:
+    if config.data.dataset != "shapes":
+        raise UserError(
+            'The text encoder "bank" needs --model.text_embeddings FILE with one row for each class; or set '
+            "--model.text_encoder to the name of an open_clip model, or to null for no text."
+        )
+    return load_shapes_text()
+
+
+def _encoder_statistics(encoder_name: str) -> tuple[Sequence[float], Sequence[float]]:
+    settings = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
+    if encoder_name.startswith("tu-") and settings is not None:
+        return settings.mean, settings.std
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

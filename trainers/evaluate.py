@@ -1,0 +1,81 @@
+"""Evaluates a checkpoint: ``python -m trainers.evaluate --checkpoint FILE``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ignite.handlers import ProgressBar
+from jsonargparse import ArgumentParser
+
+from trainers.assemble import create_dataset, create_forward, restore_model
+from trainers.checkpoints import Checkpoint, load_checkpoint
+from trainers.data.loaders import create_eval_loader
+from trainers.engines import create_evaluator
+from trainers.errors import UserError, main_guard, user_errors
+from trainers.metrics import SegmentationScores, format_scores
+from trainers.validation import evaluate_model
+
+
+def evaluate(checkpoint: Checkpoint, *, root: str | None, split: str | None, device: str) -> SegmentationScores:
+    """Scores of a checkpoint on whole images.
+
+    Args:
+        checkpoint: The model, and the dataset that it was trained on.
+        root: Another folder of the dataset; ``None`` for the one of the training.
+        split: Another split; ``None`` for the validation split of the training.
+        device: Where the model runs.
+
+    Raises:
+        UserError: The dataset is not there, cannot be read, or has other classes.
+    """
+    config = checkpoint.config
+    with user_errors():
+        data = replace(config.data, root=root or config.data.root)
+        dataset = create_dataset(data, split or data.val_split)
+        if tuple(dataset.class_names) != checkpoint.class_names:
+            raise UserError(
+                f"The checkpoint knows the classes {', '.join(checkpoint.class_names)}, the dataset has "
+                f"{', '.join(dataset.class_names)}; evaluate it on a dataset with its own classes."
+            )
+        forward = create_forward(restore_model(checkpoint), replace(config, train=replace(config.train, device=device)))
+        loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
+    evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
+    ProgressBar(desc="evaluate").attach(evaluator)
+    return evaluate_model(evaluator, loader)
+
+
+@main_guard
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options (default: the command line), prints the table of classes and writes it as JSON."""
+    parser = ArgumentParser(
+        prog="python -m trainers.evaluate",
+        description="Prints mean IoU, IoU of each class and pixel accuracy of a checkpoint, and writes them as JSON.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="A best.pt or last.pt.")
+    parser.add_argument("--data.root", type=str | None, help="Folder of the data; null: that of the training.")
+    parser.add_argument("--data.split", type=str | None, help="Name of the split; null: the validation split.")
+    parser.add_argument("--output", type=Path | None, help="JSON file; null: beside the checkpoint.")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    split = options.data.split or checkpoint.config.data.val_split
+    scores = evaluate(checkpoint, root=options.data.root, split=split, device=options.device)
+    print(format_scores(scores, checkpoint.class_names))
+    output = options.output or options.checkpoint.with_name(f"{options.checkpoint.stem}_{split}.json")
+    report = {"checkpoint": str(options.checkpoint), "iteration": checkpoint.iteration, "split": split}
+    with user_errors():
+        output.write_text(
+            json.dumps(report | scores.to_dict(checkpoint.class_names), indent=2) + "\n", encoding="utf-8"
+        )
+    print(f"\nScores: {output}")
+
+
+if __name__ == "__main__":
+    main()

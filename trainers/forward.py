@@ -1,0 +1,86 @@
+"""The one way from images in [0, 1] through a model, shared by training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from kornia.enhance import Normalize
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import Tensor
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+class Forward:
+    """Calls a model on images in [0, 1]: moves, normalises, and runs it in the chosen precision.
+
+    Args:
+        model: Gives logits (B, K, H, W) for normalised images (B, 3, H, W); it is moved to ``device``.
+        mean: Mean of red, green and blue in [0, 1].
+        std: Standard deviation of red, green and blue in [0, 1].
+        device: Where the model runs.
+        precision: Arithmetic of the forward pass; see `resolve_bf16`. Weights stay float32.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.model = model.to(device)
+        self.device = device
+        self.bf16 = resolve_bf16(precision, device)
+        self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
+
+    def __call__(self, images: Tensor, **options: Any) -> Any:
+        """What the model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
+        images = self._normalize(images.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model(images, **options)
+
+    @torch.inference_mode()
+    def predict_labels(self, images: Tensor) -> Tensor:
+        """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size."""
+        self.model.eval()
+        height, width = images.shape[-2:]
+        # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
+        multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
+        padding = (0, -width % multiple, 0, -height % multiple)
+        logits: Tensor = self(F.pad(images, padding, mode="replicate"))
+        return logits[..., :height, :width].argmax(1)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"This machine has no device {name!r}; take auto.") from error
+    return device
+
+
+def resolve_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether the forward pass runs in bfloat16.
+
+    With "auto" it does where the processor multiplies bfloat16 matrices faster than float32: GPUs from Ampere
+    on, and CPUs with AMX.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
