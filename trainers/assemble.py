@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import timm
 from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
 
 from trainers.checkpoints import Checkpoint
 from trainers.config import Config, DataConfig, data_root
 from trainers.data.batch import SegmentationDataset
 from trainers.data.folder import FolderDataset
 from trainers.data.shapes import ShapesDataset
-from trainers.data.shapes_bank import load_shapes_text
+from trainers.data.text_bank import SHAPES_BANK, load_text_bank
 from trainers.errors import UserError
 from trainers.forward import Forward, resolve_device
 from trainers.models import build_model, is_mtaclip
@@ -44,8 +44,8 @@ def create_model(config: Config, class_names: Sequence[str]) -> SegmentationMode
         ModuleNotFoundError: See `trainers.models.build_model`.
     """
     options = asdict(config.model)
-    if options["text_encoder"] == "bank" and options["text_embeddings"] is None and is_mtaclip(options["arch"]):
-        options["text_embeddings"] = _shipped_embeddings(config)
+    if options["text_encoder"] == "bank" and is_mtaclip(options["arch"]):
+        options["text_embeddings"] = load_text_bank(_bank_file(config), class_names)
     return _build(options, class_names)
 
 
@@ -87,13 +87,16 @@ def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationM
     return build_model(**shared, class_names=class_names, **(options if is_mtaclip(shared["arch"]) else {}))
 
 
-def _shipped_embeddings(config: Config) -> Tensor:
-    if config.data.dataset != "shapes":
-        raise UserError(
-            'The text encoder "bank" needs --model.text_embeddings FILE with one row for each class; or set '
-            "--model.text_encoder to the name of an open_clip model, or to null for no text."
-        )
-    return load_shapes_text()
+def _bank_file(config: Config) -> Path:
+    if config.model.text_embeddings is not None:
+        return Path(config.model.text_embeddings)
+    if config.data.dataset == "shapes":
+        return SHAPES_BANK
+    raise UserError(
+        'The text encoder "bank" needs --model.text_embeddings FILE with one row for each class, such as '
+        "python -m trainers.data.text_bank writes; or set --model.text_encoder to the name of an open_clip model, "
+        "or to null for no text."
+    )
 
 
 def _encoder_statistics(encoder_name: str) -> tuple[Sequence[float], Sequence[float]]:

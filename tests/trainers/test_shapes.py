@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from trainers.data import shapes_bank
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.shapes import CLASS_NAMES, FIGURES, ShapesDataset
-from trainers.data.shapes_bank import load_shapes_text
 
 
 def test_scene_depends_on_seed_split_and_index_alone() -> None:
@@ -75,21 +70,3 @@ def test_bad_input_is_refused() -> None:
         ShapesDataset("train", length=0)
     with pytest.raises(IndexError, match="no scene 3"):
         ShapesDataset("train", length=3)[3]
-
-
-def test_text_bank_is_of_unit_norm_and_composes() -> None:
-    text = load_shapes_text()
-    assert text.shape == (len(CLASS_NAMES), 384) and text.dtype == torch.float32
-    assert torch.allclose(text.norm(dim=1), torch.ones(len(CLASS_NAMES)), atol=1e-5)
-    row = {name: text[i] for i, name in enumerate(CLASS_NAMES)}
-    near, far = row["red circle"] @ row["red square"], row["red circle"] @ row["striped blue square"]
-    assert near > far + 0.1
-    assert row["yellow star"] @ row["dotted yellow star"] > row["yellow star"] @ row["red square"] + 0.1
-
-
-def test_text_bank_of_other_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "bank.safetensors"
-    save_file({"text_embeddings": torch.eye(2)}, path, metadata={"class_names": '["cat", "dog"]'})
-    monkeypatch.setattr(shapes_bank, "BANK", path)
-    with pytest.raises(ValueError, match=r"made for the classes \['cat', 'dog'\]"):
-        load_shapes_text()
