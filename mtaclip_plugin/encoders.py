@@ -58,8 +58,10 @@ def build_encoder(
         raise ValueError(f"encoder '{name}' takes no options, got {sorted(options)}; only 'tu-' encoders do")
     if universal and "swin" in name:
         options.setdefault("strict_img_size", False)
+    # A timm model's weights are part of its name: smp asks no more than whether they are wanted.
+    wanted = True if universal and weights is not None else weights
     try:
-        return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=weights, **options)
+        return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=wanted, **options)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
     except ValueError as error:
