@@ -1,5 +1,6 @@
 """MTA-CLIP for segmentation_models_pytorch: importing it registers the architecture ``"mtaclip"``."""
 
+from mtaclip_plugin.convert import ConversionReport, load_mask2former
 from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
 from mtaclip_plugin.registration import register
@@ -7,4 +8,11 @@ from mtaclip_plugin.structures import MaskPrediction
 
 register()
 
-__all__ = ["MTACLIP", "HungarianMatcher", "MTACLIPLoss", "MaskPrediction"]
+__all__ = [
+    "MTACLIP",
+    "ConversionReport",
+    "HungarianMatcher",
+    "MTACLIPLoss",
+    "MaskPrediction",
+    "load_mask2former",
+]

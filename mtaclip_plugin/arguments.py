@@ -15,12 +15,12 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
 
 
-def check_range(name: str, value: int, low: int, high: int | None = None) -> None:
-    """Checks an integer option against its inclusive bounds.
+def check_positive(**options: int) -> None:
+    """Checks that counts are 1 or more.
 
     Raises:
-        ValueError: naming the option, its bounds and what was given.
+        ValueError: naming the first option that is not, and what was given.
     """
-    if value < low or (high is not None and value > high):
-        bounds = f"{low} or more" if high is None else f"between {low} and {high}"
-        raise ValueError(f"{name} must be {bounds}, got {value}")
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32)
+GROUPS = 32
+"""Groups of every GroupNorm."""
+
 _PADDINGS = (32, 64, 128, 192, 224, 256, 384, 448, 512)
 """Multiples to try for the input size, the smallest that the encoder takes wins (MaxViT wants its window x 32)."""
 
@@ -45,7 +48,7 @@ def build_encoder(
         in_channels: image channels.
         depth: number of stages, 3 to 5.
         weights: name of pretrained weights; ``None`` for random ones.
-        **options: passed to timm; only ``tu-`` encoders take any.
+        **options: passed to timm; smp's own encoders take ``output_stride`` alone.
 
     Raises:
         ValueError: for an unknown name, or options that the encoder would ignore.
@@ -53,9 +56,9 @@ def build_encoder(
     """
     _check_name(name)
     universal = name.startswith("tu-")
-    options = {key: value for key, value in options.items() if value is not None}
-    if options and not universal:
-        raise ValueError(f"encoder '{name}' takes no options, got {sorted(options)}; only 'tu-' encoders do")
+    ignored = options.keys() - {"output_stride"}
+    if ignored and not universal:
+        raise ValueError(f"encoder '{name}' would ignore {sorted(ignored)}; only 'tu-' encoders take such options")
     if universal and "swin" in name:
         options.setdefault("strict_img_size", False)
     # A timm model's weights are part of its name: smp asks no more than whether they are wanted.
@@ -64,25 +67,26 @@ def build_encoder(
         return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=wanted, **options)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
-    except ValueError as error:
-        raise ValueError(f"encoder '{name}' can not be used ({error}); {_SUGGESTION}") from error
     except OSError as error:
         raise ConnectionError(
             f"the pretrained weights '{weights}' of encoder '{name}' could not be fetched; connect to the network, "
             "fill the hub's cache beforehand, or pass encoder_weights=None"
         ) from error
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        given = f" with {options}" if options else ""
+        raise ValueError(f"encoder '{name}'{given} can not be built ({error}); {_SUGGESTION}") from error
 
 
 def _check_name(name: str) -> None:
     if name.startswith("tu-"):
-        architecture = name.removeprefix("tu-").split(".")[0]
+        architecture = name.removeprefix("tu-")
         if not timm.is_model(architecture):
             close = [f"tu-{c}" for c in difflib.get_close_matches(architecture, timm.list_models())]
             raise ValueError(f"timm has no model '{architecture}'{_did_you_mean(close)}")
     elif not name.startswith("timm-") and name not in smp.encoders.get_encoder_names():
         names = smp.encoders.get_encoder_names()
         close = difflib.get_close_matches(name, names)
-        if timm.is_model(name.split(".")[0]):
+        if timm.is_model(name):
             close = [f"tu-{name}", *close]
         raise ValueError(f"unknown encoder '{name}'{_did_you_mean(close)}")
 
@@ -99,7 +103,7 @@ def find_maps(encoder: nn.Module, in_channels: int) -> EncoderMaps:
         in_channels: C.
 
     Raises:
-        ValueError: if the encoder has no map at stride 4, or skips a stride below its deepest map.
+        ValueError: if the encoder has no map at stride 4, skips a stride below its deepest map, or takes no image.
     """
     features, size_multiple = _probe(encoder, in_channels)
     height = 2 * size_multiple
@@ -131,9 +135,8 @@ def _probe(encoder: nn.Module, in_channels: int) -> tuple[Sequence[Tensor], int]
     finally:
         for module, training in modes.items():
             module.training = training
-    raise ValueError(
-        f"{type(encoder).__name__} takes no image whose sides are multiples of any of {_PADDINGS}: {reason}"
-    )
+    name = type(encoder).__name__
+    raise ValueError(f"{name} takes no image whose sides are multiples of {_PADDINGS} ({reason}); {_SUGGESTION}")
 
 
 class StridePyramid(nn.Module):
@@ -150,7 +153,7 @@ class StridePyramid(nn.Module):
         missing = len(STRIDES) - len(maps.indices)
         widths = [maps.channels[-1], *[channels] * missing]
         self.downsampling = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(32, after))
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, after))
             for before, after in pairwise(widths)
         )
         self.channels = (*maps.channels, *widths[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -63,12 +64,9 @@ def scores_to_logits(scores: Tensor) -> Tensor:
         scores: (B, K, H, W) float32 scores, 0 or more.
 
     Returns:
-        (B, K, H, W): for K > 1 the log of the scores, whose softmax is the score normalised over the classes; for
-        K = 1 the logit of the score, whose sigmoid is the score.
+        (B, K, H, W): the log of the scores, whose softmax is the score normalised over the classes. A single class
+        competes with a background of score 1/2: the sigmoid of its logit is above 1/2 where the score is. (The
+        logit of the score itself would not train: scores of many masks start above 1, where it has no gradient.)
     """
-    limits = torch.finfo(scores.dtype)
-    scores = scores.clamp(min=limits.tiny)
-    if scores.shape[1] > 1:
-        return scores.log()
-    scores = scores.clamp(max=1 - limits.eps)
-    return scores.log() - torch.log1p(-scores)
+    logits = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
+    return logits if scores.shape[1] > 1 else logits - math.log(0.5)

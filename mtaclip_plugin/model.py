@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor
 
-from mtaclip_plugin.arguments import check_choice, check_range
+from mtaclip_plugin.arguments import check_choice, check_positive
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
@@ -33,6 +33,11 @@ class MTACLIP(SegmentationModel):
     """MTA-CLIP: a mask-text decoder on any smp or timm encoder, guided by CLIP's text embeddings.
 
     Das, Hu, Jiang, Schiele: "MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment", ECCV 2024.
+
+    In training the prompts go through the text tower at every step; ``eval()`` and loading weights bring the text
+    embeddings up to date, which evaluation then uses without the tower. So call ``eval()`` on a copy whose weights
+    were changed in place, such as an exponential moving average, before evaluating it. In evaluation mode no
+    gradient reaches the prompts. For several devices use ``DistributedDataParallel``, not ``DataParallel``.
 
     Args:
         encoder_name: an smp encoder, or a timm model as ``tu-NAME``.
@@ -64,10 +69,11 @@ class MTACLIP(SegmentationModel):
         classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
             ``"text"``, or by the ``"ensemble"`` of both.
         aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
-        kwargs: passed to timm; only ``tu-`` encoders take any.
+        kwargs: passed to timm; smp's own encoders take ``output_stride`` alone.
 
     Raises:
         ValueError: for arguments that do not fit together.
+        FileNotFoundError: if there is no such file of text embeddings.
         ConnectionError: if pretrained weights could not be fetched.
 
     Example:
@@ -120,9 +126,10 @@ class MTACLIP(SegmentationModel):
         check_choice("input_norm", input_norm, InputNorm)
         check_choice("text_positions", text_positions, TextPositions)
         check_choice("classification", classification, Classification)
-        check_range("encoder_depth", encoder_depth, 3, 5)
-        check_range("classes", classes, 1)
-        check_range("num_queries", num_queries, 1)
+        if encoder_depth not in (3, 4, 5):
+            raise ValueError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
+        check_positive(classes=classes, num_queries=num_queries, num_prompts=num_prompts, context_length=context_length)
+        check_positive(num_heads=num_heads, decoder_channels=decoder_channels, decoder_layers=decoder_layers)
         # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
         if decoder_channels % 64 or decoder_channels % num_heads:
             raise ValueError(
@@ -192,7 +199,8 @@ class MTACLIP(SegmentationModel):
         if self.prompts is not None:
             embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
         self.register_buffer("text_embeddings", embeddings, persistent=False)
-        self._text_source: tuple[tuple[int, int], ...] = ()
+        self._text_source: tuple[tuple[int, int], ...] | None = None
+        self.register_load_state_dict_post_hook(_refresh_after_loading)
 
     def _build_bank(
         self, source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
@@ -244,7 +252,11 @@ class MTACLIP(SegmentationModel):
             )
             for output in outputs
         ]
-        labels = None if self.classification_head is None else self.classification_head(features[-1])
+        labels = (
+            None
+            if self.classification_head is None
+            else self.classification_head(features[self.decoder.pyramid.indices[-1]])
+        )
         prediction = replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
         if return_masks:
             return prediction
@@ -264,28 +276,29 @@ class MTACLIP(SegmentationModel):
             self._refresh_text_embeddings()
         return self
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Loads weights, as smp does; in evaluation the text embeddings are brought up to date."""
-        result = super().load_state_dict(state_dict, **kwargs)
-        if not self.training:
-            self._refresh_text_embeddings()
-        return result
-
     def _refresh_text_embeddings(self) -> None:
         """Encodes the prompts anew if what they are made of has changed since it was last done."""
         if self.prompts is None or self.text_embeddings is None:
             return
-        tensors = chain(self.prompts.parameters(), self.prompts.buffers())
-        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        if source == self._text_source:
+        tensors = list(chain(self.prompts.parameters(), self.prompts.buffers()))
+        # Tensors made in inference mode count no versions: then it is done each time.
+        counted = not any(tensor.is_inference() for tensor in tensors)
+        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors) if counted else None
+        if source is not None and source == self._text_source:
             return
         # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
         device = self.text_embeddings.device
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            self.text_embeddings.copy_(self.prompts())
+            self.text_embeddings = self.prompts().clone()
         self._text_source = source
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""
         super()._set_encoder_trainable(mode)
         self.encoder.train(mode and self.training)
+
+
+def _refresh_after_loading(model: MTACLIP, incompatible_keys: Any) -> None:
+    """A hook, so that it is also called where the model is part of another module."""
+    if not model.training:
+        model._refresh_text_embeddings()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskPrediction:
     """One prediction of the mask-text decoder, and those of the layers before it.
 

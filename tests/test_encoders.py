@@ -53,6 +53,16 @@ def test_missing_strides_are_made(depth: int, made: int) -> None:
     assert [m.shape[1] for m in maps] == list(pyramid.channels)
 
 
+def test_options_that_timm_does_not_know_are_named() -> None:
+    with pytest.raises(ValueError, match=r"'tu-resnet18' with \{'num_query': 50\} can not be built.*num_query"):
+        build_encoder("tu-resnet18", weights=None, num_query=50)
+
+
+def test_smps_own_output_stride() -> None:
+    maps = find_maps(build_encoder("resnet18", weights=None, output_stride=8), 3)
+    assert maps.indices == (2, 5)
+
+
 def test_of_a_dilated_encoder_the_deepest_map_counts() -> None:
     maps = find_maps(FakeEncoder((1, 3), (2, 8), (4, 16), (8, 24), (8, 32), (8, 40)), 3)
     assert maps.indices == (2, 5)
@@ -92,7 +102,7 @@ def test_unknown_names() -> None:
 def test_unknown_weights_and_ignored_options() -> None:
     with pytest.raises(ValueError, match="Wrong pretrained weights `imagenet22k`"):
         build_encoder("resnet18", weights="imagenet22k")
-    with pytest.raises(ValueError, match=r"'resnet18' takes no options, got \['drop_path_rate'\]"):
+    with pytest.raises(ValueError, match=r"'resnet18' would ignore \['drop_path_rate'\]"):
         build_encoder("resnet18", weights=None, drop_path_rate=0.1)
 
 

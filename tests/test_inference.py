@@ -51,10 +51,12 @@ def test_logits_are_read_right_by_a_softmax() -> None:
 
 
 def test_a_single_class_is_read_right_by_a_sigmoid() -> None:
-    scores = torch.tensor([0.0, 0.25, 0.999, 1.7]).view(1, 1, 2, 2)
-    logits = scores_to_logits(scores)
+    scores = torch.tensor([0.0, 0.25, 0.5, 1.7], requires_grad=True)
+    logits = scores_to_logits(scores.view(1, 1, 2, 2)).flatten()
     assert logits.isfinite().all()
-    torch.testing.assert_close(logits.sigmoid(), scores.clamp(max=1))
+    torch.testing.assert_close(logits.sigmoid(), scores / (scores + 0.5))
+    (gradient,) = torch.autograd.grad(logits.sum(), scores)
+    assert gradient[1:].all()
 
 
 def test_autocast_does_not_round_scores() -> None:

@@ -136,6 +136,23 @@ def test_a_copy_refreshes_its_own_text() -> None:
     torch.testing.assert_close(model.eval().text_embeddings, model.prompts())
 
 
+def test_loading_into_a_module_that_holds_the_model_refreshes_its_text() -> None:
+    held = torch.nn.Sequential(build()).eval()
+    other = torch.nn.Sequential(build())
+    with torch.no_grad():
+        other[0].prompts.contexts.normal_()
+    held.load_state_dict(other.state_dict())
+    torch.testing.assert_close(held[0].text_embeddings, other[0].prompts())
+
+
+def test_a_model_made_in_inference_mode_predicts() -> None:
+    with torch.inference_mode():
+        model = build().eval()
+        image = torch.randn(1, 3, 32, 32)
+        expected = model(image)
+        assert torch.equal(copy.deepcopy(model).eval()(image), expected)
+
+
 def test_another_dtype_takes_the_text_along() -> None:
     model = build().eval().double()
     assert model.text_embeddings.dtype == torch.float64
@@ -191,7 +208,11 @@ def test_permuted_classes_give_permuted_logits() -> None:
         ({"classification": "text", "text_encoder": None}, "needs text, but text_encoder is None"),
         ({"pixel_decoder": "unet"}, "pixel_decoder must be one of"),
         ({"encoder_depth": 2}, "encoder_depth"),
-        ({"num_queries": 0}, "num_queries must be"),
+        ({"num_queries": 0}, "num_queries must be 1 or more, got 0"),
+        ({"num_prompts": 0}, "num_prompts must be 1 or more, got 0"),
+        ({"context_length": -1}, "context_length must be 1 or more, got -1"),
+        ({"num_heads": 0}, "num_heads must be 1 or more"),
+        ({"temperature": 0.001}, "temperature must be at least 0.01"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

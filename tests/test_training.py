@@ -125,3 +125,16 @@ def test_a_head_that_smp_trains_leaves_only_the_contrastive_parameters_without_a
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     contrastive = {name for name, _ in model.named_parameters() if ".text_head." in name}
     assert unused == contrastive
+
+
+def test_logits_instead_of_masks_are_refused() -> None:
+    images, labels = batch()
+    with pytest.raises(ValueError, match=r"got Tensor; call model\(images, return_masks=True\)"):
+        mta.MTACLIPLoss()(build()(images), labels)
+
+
+def test_one_class_trains_with_a_binary_loss() -> None:
+    model = build(classes=1, class_names=None, text_encoder=None)
+    images, labels = batch()
+    smp.losses.DiceLoss("binary")(model(images), (labels == 1).long()[:, None]).backward()
+    assert model.decoder.mask_text_decoder.mask_queries.weight.grad.abs().sum() > 0

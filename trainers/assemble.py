@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
 import timm
 from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -63,17 +64,34 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     return model
 
 
+def resolve_statistics(config: Config) -> Config:
+    """The configuration with mean and standard deviation of the images, where it leaves them to the encoder.
+
+    Raises:
+        OSError: What the encoder's weights were trained with cannot be looked up.
+    """
+    mean, std = config.data.mean, config.data.std
+    if mean is None or std is None:
+        defaults = _encoder_statistics(config.model.encoder_name, config.model.encoder_weights)
+        (r, g, b), (std_r, std_g, std_b) = (
+            given or default for given, default in zip((mean, std), defaults, strict=True)
+        )
+        mean, std = (r, g, b), (std_r, std_g, std_b)
+    return replace(config, data=replace(config.data, mean=mean, std=std))
+
+
 def create_forward(model: SegmentationModel, config: Config) -> Forward:
-    """The model on its device, with the normalisation that its encoder expects.
+    """The model on its device, with the normalisation of a configuration that `resolve_statistics` completed.
 
     Raises:
         ValueError: The device does not exist here.
     """
-    mean, std = _encoder_statistics(config.model.encoder_name)
+    assert config.data.mean is not None
+    assert config.data.std is not None
     return Forward(
         model,
-        mean=config.data.mean or mean,
-        std=config.data.std or std,
+        mean=config.data.mean,
+        std=config.data.std,
         device=resolve_device(config.train.device),
         precision=config.train.precision,
     )
@@ -99,8 +117,12 @@ def _bank_file(config: Config) -> Path:
     )
 
 
-def _encoder_statistics(encoder_name: str) -> tuple[Sequence[float], Sequence[float]]:
-    settings = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
-    if encoder_name.startswith("tu-") and settings is not None:
-        return settings.mean, settings.std
+def _encoder_statistics(name: str, weights: str | None) -> tuple[Sequence[float], Sequence[float]]:
+    if name.startswith("tu-"):
+        settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+        if settings is not None:
+            return settings.mean, settings.std
+    elif weights is not None:
+        settings = smp.encoders.get_preprocessing_params(name, weights)
+        return settings["mean"], settings["std"]
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

@@ -34,7 +34,8 @@ class Forward:
         device: torch.device,
         precision: Precision,
     ) -> None:
-        self.model = model.to(device)
+        # Depthwise convolutions on a CPU, and tensor cores on a GPU, are fastest with the channels last.
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.device = device
         self.bf16 = resolve_bf16(precision, device)
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
@@ -42,6 +43,7 @@ class Forward:
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
         images = self._normalize(images.to(self.device, non_blocking=True))
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.model(images, **options)
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from trainers.assemble import create_dataset, create_forward, create_model
+from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
 from trainers.augment import BatchAugmentation
 from trainers.checkpoints import Checkpoint, check_same_model, load_checkpoint
 from trainers.config import Config, TrainConfig, config_to_yaml, parse_config
@@ -62,7 +62,9 @@ def train(config: Config) -> None:
         if resumed:
             check_same_model(resumed, folder / LAST, model=config.model, class_names=class_names)
         torch.manual_seed(config.train.seed)
-        forward = create_forward(create_model(config, class_names), config)
+        model = create_model(config, class_names)
+        config = resolve_statistics(config)
+        forward = create_forward(model, config)
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:
         forward.model.load_state_dict(resumed.model)
@@ -107,10 +109,8 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     if config.resume:
         return load_checkpoint(folder / LAST)
     if (folder / "config.yaml").exists():
-        raise UserError(
-            f"{folder} already holds a run; choose another --train.output, go on with --train.resume true, or "
-            "remove it."
-        )
+        go_on = ", go on with --train.resume true" if (folder / LAST).exists() else ""
+        raise UserError(f"{folder} already holds a run; choose another --train.output{go_on}, or remove it.")
     return None
 
 

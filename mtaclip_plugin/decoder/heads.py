@@ -61,6 +61,9 @@ class TextAlignmentHead(nn.Module):
         text_channels: text embedding size T.
         temperature: start of the temperature, the inverse of the logit scale; the official code has 1.0.
         learn_temperature: whether it is trained; the official code does not.
+
+    Raises:
+        ValueError: if the temperature is below 0.01, CLIP's own bound.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class TextAlignmentHead(nn.Module):
         self.text_projection = nn.Linear(channels, text_channels)
         self.text_norm = nn.LayerNorm(text_channels)
         self.gamma = nn.Parameter(torch.full((text_channels,), 1e-4))
+        if temperature < 1 / MAX_LOGIT_SCALE:
+            raise ValueError(f"temperature must be at least {1 / MAX_LOGIT_SCALE}, got {temperature}")
         log_scale = torch.tensor(-math.log(temperature))
         self.logit_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
 
@@ -86,10 +91,14 @@ class TextAlignmentHead(nn.Module):
             (B, Q, P, K+1) text logits.
         """
         update = self.text_norm(self.text_projection(text_tokens)).unflatten(1, text.shape[:2])
-        enhanced = F.normalize(text + self.gamma * update, dim=-1)
-        masks = F.normalize(self.mask_projection(mask_tokens), dim=-1)
-        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-        return scale * torch.einsum("bqt,bpkt->bqpk", masks, enhanced)
+        masks = self.mask_projection(mask_tokens)
+        scale = self.logit_scale.exp()
+        scale = scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()  # bounded, and yet can come down again
+        with torch.autocast(masks.device.type, enabled=False):  # the scale would blow up rounded cosines
+            dtype = self.gamma.dtype
+            enhanced = F.normalize(text.to(dtype) + self.gamma * update.to(dtype), dim=-1)
+            cosines = torch.einsum("bqt,bpkt->bqpk", F.normalize(masks.to(dtype), dim=-1), enhanced)
+        return scale * cosines
 
 
 class PredictionHead(nn.Module):

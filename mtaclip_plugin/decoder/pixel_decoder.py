@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from mtaclip_plugin.decoder.deformable_attention import DeformableAttention, LevelShapes
 from mtaclip_plugin.decoder.layers import feedforward
 from mtaclip_plugin.decoder.positions import cell_centers, sine_positions
-
-GROUPS = 32
+from mtaclip_plugin.encoders import GROUPS
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class DeformablePixelDecoder(nn.Module):
         stride_4, *coarser = features
         maps = [project(m) for project, m in zip(self.input_projections, reversed(coarser), strict=True)]
         level_shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
-        device, channels = stride_4.device, maps[0].shape[1]
+        channels = maps[0].shape[1]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         positions = torch.cat(
             [
@@ -111,7 +110,7 @@ class DeformablePixelDecoder(nn.Module):
                 for (height, width), level in zip(level_shapes, self.level_embedding.weight, strict=True)
             ]
         )
-        reference_points = torch.cat([cell_centers(h, w, device=device) for h, w in level_shapes])
+        reference_points = torch.cat([cell_centers(h, w, like=tokens) for h, w in level_shapes])
         for layer in self.layers:
             tokens = layer(tokens, positions, reference_points, level_shapes)
 

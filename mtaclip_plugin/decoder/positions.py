@@ -20,11 +20,12 @@ def sine_positions(height: int, width: int, channels: int, *, like: Tensor) -> T
     Returns:
         (height * width, D), cells in row-major order.
     """
-    frequencies = torch.arange(channels // 4, dtype=torch.float32, device=like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    frequencies = torch.arange(channels // 4, dtype=dtype, device=like.device)
     periods = 10000 ** (4 * frequencies / channels)
 
     def embed(length: int) -> Tensor:
-        cells = torch.arange(1, length + 1, dtype=torch.float32, device=like.device)
+        cells = torch.arange(1, length + 1, dtype=dtype, device=like.device)
         angles = (cells / (length + 1e-6) * 2 * math.pi)[:, None] / periods
         return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
@@ -33,9 +34,10 @@ def sine_positions(height: int, width: int, channels: int, *, like: Tensor) -> T
     return torch.cat([rows, columns], -1).flatten(0, 1).to(like.dtype)
 
 
-def cell_centers(height: int, width: int, *, device: torch.device) -> Tensor:
-    """(height * width, 2) centre (x, y) of each cell in [0, 1], cells in row-major order, float32."""
-    rows = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    columns = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+def cell_centers(height: int, width: int, *, like: Tensor) -> Tensor:
+    """(height * width, 2) centre (x, y) of each cell in [0, 1], row by row; as ``like``, but at least float32."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    rows = (torch.arange(height, dtype=dtype, device=like.device) + 0.5) / height
+    columns = (torch.arange(width, dtype=dtype, device=like.device) + 0.5) / width
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)

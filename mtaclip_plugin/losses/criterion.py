@@ -138,6 +138,11 @@ class MTACLIPLoss(nn.Module):
         Raises:
             ValueError: If the target does not fit the prediction, or holds another id.
         """
+        if not isinstance(prediction, MaskPrediction):
+            raise ValueError(
+                f"the prediction must be a MaskPrediction, got {type(prediction).__name__}; call "
+                "model(images, return_masks=True)."
+            )
         batch, num_queries, columns = prediction.class_logits.shape
         if target.shape != (batch, *prediction.image_size):
             raise ValueError(

@@ -47,7 +47,8 @@ def check_bank_shape(shape: Sequence[int], num_classes: int) -> tuple[int, ...]:
         ValueError: if it is neither (P, K+1, T) nor (K, T).
     """
     shape = tuple(shape)
-    if (len(shape) == 2 and shape[0] == num_classes) or (len(shape) == 3 and shape[1] == num_classes + 1):
+    rows = {2: shape[:1] == (num_classes,), 3: shape[1:2] == (num_classes + 1,)}
+    if rows.get(len(shape), False) and 0 not in shape:
         return shape
     raise ValueError(
         f"text embeddings of shape {shape} for {num_classes} classes; expected (K, T) = ({num_classes}, T), or "

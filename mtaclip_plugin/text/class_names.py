@@ -17,7 +17,7 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str
         num_classes: K.
 
     Raises:
-        ValueError: if the names are missing, empty, repeated, or not one for each class.
+        ValueError: if the names are missing, empty, repeated, "none", or not one for each class.
     """
     if names is None:
         if num_classes == 1:
@@ -33,6 +33,8 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str
     unusable = [name for name in names if not isinstance(name, str) or not name.strip()]
     if unusable:
         raise ValueError(f"class names must be words, got {unusable[0]!r}")
+    if NONE_NAME in names:
+        raise ValueError(f"a class can not be called '{NONE_NAME}': that is the text of no object; rename it")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"class name '{repeated[0]}' appears twice; text can not tell its two classes apart")

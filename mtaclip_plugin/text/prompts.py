@@ -24,7 +24,7 @@ class PromptLearner(nn.Module):
         context_length: learned tokens L of each.
 
     Raises:
-        ValueError: if a prompt is longer than the tower reads.
+        ValueError: if a prompt is longer than the tower reads, or the tokenizer has no token to put contexts for.
     """
 
     ids: Tensor
@@ -37,10 +37,17 @@ class PromptLearner(nn.Module):
         self.num_prompts = num_prompts
         # As in CoOp; the official code draws them with a standard deviation of 1.
         self.contexts = nn.Parameter(torch.randn(num_prompts, context_length, tower.width) * 0.02)
-        placeholders = " ".join([PLACEHOLDER] * context_length)
-        ids = tower.tokenize([f"{placeholders} {name}" for name in (*class_names, NONE_NAME)])
+        names = (*class_names, NONE_NAME)
+        prompts = [" ".join([PLACEHOLDER] * context_length + [name]) for name in names]
+        for name, fits in zip(names, tower.fits(prompts), strict=True):
+            if not fits:
+                raise ValueError(
+                    f"class name '{name}' after {context_length} learned tokens is longer than the "
+                    f"{tower.context_length} tokens that '{tower.name}' reads; shorten it, or context_length"
+                )
+        ids = tower.tokenize(prompts)
         self.register_buffer("ids", ids, persistent=False)
-        self.start = _find_run(ids[0], context_length)
+        self.start = _find_placeholders(tower, ids[0], context_length)
         with torch.no_grad():
             self.text_channels = self._encode(ids[:1], self.contexts[:1]).shape[-1]
 
@@ -58,10 +65,13 @@ class PromptLearner(nn.Module):
         return super()._apply(fn, recurse)
 
 
-def _find_run(ids: Tensor, length: int) -> int:
+def _find_placeholders(tower: TextTower, ids: Tensor, length: int) -> int:
     """Where the placeholders start: behind a start token, or at once where the tokenizer has none."""
-    runs = ids.unfold(0, length, 1)
-    starts = (runs == runs[:, :1]).all(1).nonzero()
-    if length == 0 or len(starts) == 0:
-        raise ValueError(f"the tokenizer does not read '{PLACEHOLDER}' as one token; prompts can not be learned")
-    return int(starts[0])
+    placeholder, empty = tower.tokenize([PLACEHOLDER, ""])
+    start = int((placeholder != empty).int().argmax())
+    if (ids[start : start + length] != placeholder[start]).any():
+        raise ValueError(
+            f"the tokenizer of '{tower.name}' does not read '{PLACEHOLDER}' as one token; pass ready embeddings with "
+            "text_encoder='bank'"
+        )
+    return start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -28,7 +29,7 @@ class TextTower:
         pretrained: open_clip tag or a file of weights; ``None`` draws random weights, the same ones everywhere.
 
     Raises:
-        ValueError: for an unknown name or tag.
+        ValueError: for an unknown name or tag, or a file that holds no weights of this model.
         ConnectionError: if weights or tokenizer could not be fetched.
     """
 
@@ -47,11 +48,12 @@ class TextTower:
                     force_quick_gelu=quick_gelu,
                 )
             self.tokenizer = open_clip.get_tokenizer(name)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnpicklingError) as error:
+            if pretrained is not None and Path(pretrained).is_file():
+                raise ValueError(f"the file '{pretrained}' holds no weights of text encoder '{name}'") from error
             raise ConnectionError(
-                f"the weights '{pretrained}' or the tokenizer of text encoder '{name}' could not be loaded "
-                f"({_first_line(error)}); connect to the network, pass a file as text_pretrained, or ready "
-                "embeddings with text_encoder='bank'"
+                f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "
+                "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank'"
             ) from error
         model.visual = None
         self.name = name
@@ -76,23 +78,14 @@ class TextTower:
         self.model._apply(function)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (N, S), padded to the tower's context length.
+        """Token ids (N, S), padded or cut to the tower's context length."""
+        return self.tokenizer(list(texts), context_length=self.context_length)
 
-        Raises:
-            ValueError: if a text is longer than the tower reads, naming the text.
-        """
-        texts = list(texts)
-        ids = self.tokenizer(texts, context_length=self.context_length)
-        longer = self.tokenizer(texts, context_length=self.context_length + 1)
-        padding = self.tokenizer([""], context_length=self.context_length + 1)[0, -1]
-        fits = (longer[:, :-1] == ids).all(1) & (longer[:, -1] == padding)
-        if not fits.all():
-            text = texts[int(fits.int().argmin())]
-            raise ValueError(
-                f"the prompt '{text}' is longer than the {self.context_length} tokens that '{self.name}' reads; "
-                "shorten the class name or context_length"
-            )
-        return ids
+    def fits(self, texts: Sequence[str]) -> Tensor:
+        """(N) bool, whether the tower reads a text whole: with room for one more token, that token is padding."""
+        longer = self.tokenizer([*texts, ""], context_length=self.context_length + 1)
+        padding = longer[-1, -1]
+        return (longer[:-1, :-1] == self.tokenize(texts)).all(1) & (longer[:-1, -1] == padding)
 
     def encode(self, ids: Tensor, contexts: Tensor, start: int) -> Tensor:
         """The tower's own ``encode_text`` with ``contexts`` in place of the placeholders' embeddings.

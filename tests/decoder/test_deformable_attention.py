@@ -73,14 +73,14 @@ def test_a_token_reads_the_value_at_its_own_place() -> None:
         for projection in (attention.value_projection, attention.output_projection):
             projection.weight.copy_(torch.eye(8))
     values = torch.randn(2, 20, 8)
-    centers = cell_centers(4, 5, device=values.device)
+    centers = cell_centers(4, 5, like=values)
     torch.testing.assert_close(attention(values, values, centers, [(4, 5)]), values)
 
 
 def test_autocast_keeps_positions_exact() -> None:
     attention = DeformableAttention(32, num_heads=4)
     tokens = torch.randn(1, sum(h * w for h, w in SHAPES), 32)
-    centers = torch.cat([cell_centers(h, w, device=tokens.device) for h, w in SHAPES])
+    centers = torch.cat([cell_centers(h, w, like=tokens) for h, w in SHAPES])
     expected = attention(tokens, tokens, centers, SHAPES)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(attention(tokens, tokens, centers, SHAPES).float(), expected, atol=0.03, rtol=0.03)

@@ -114,6 +114,16 @@ def test_the_image_moves_the_text_by_gamma() -> None:
     assert not torch.allclose(calm, moved, atol=1e-2)
 
 
+def test_the_logit_scale_is_bounded_but_can_come_down_again() -> None:
+    head = TextAlignmentHead(2, 2)
+    with torch.no_grad():
+        head.logit_scale.fill_(6.0)
+    logits = head(torch.ones(1, 1, 2), torch.ones(1, 2, 2), torch.eye(2)[None])
+    assert logits.abs().max() <= 100.001
+    logits.square().sum().backward()
+    assert head.logit_scale.grad > 0
+
+
 def test_attention_equals_torch() -> None:
     ours = Attention(16, 4)
     theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True)

@@ -66,6 +66,7 @@ def test_class_names() -> None:
         (["a", "b"], 3, "2 class names for 3 classes"),
         (["a", "b", "a"], 3, "'a' appears twice"),
         (["a", " ", "c"], 3, "must be words"),
+        (["a", "none", "c"], 3, "can not be called 'none'"),
         ("abc", 3, "single string 'abc'"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,17 +9,17 @@ from mtaclip_plugin.text import PromptLearner, TextTower
 from tests.conftest import TOWERS
 
 
+@pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("name", TOWERS)
-def test_contexts_that_are_word_embeddings_give_encode_text_to_the_bit(name: str) -> None:
+def test_contexts_that_are_word_embeddings_give_encode_text_to_the_bit(name: str, length: int) -> None:
     tower = TextTower(name, None)
-    words = "a bright photo of one"
+    words = "a bright photo of one" if length == 5 else "a"
     names = ["cat", "traffic light", "x box"]
-    learner = PromptLearner(tower, names, num_prompts=2, context_length=5)
+    learner = PromptLearner(tower, names, num_prompts=2, context_length=length)
     ids = tower.tokenize([f"{words} {name}" for name in (*names, "none")])
     with torch.no_grad():
-        learner.contexts.copy_(
-            tower.token_embedding.weight[ids[0, learner.start : learner.start + 5]].expand(2, -1, -1)
-        )
+        words_ids = ids[0, learner.start : learner.start + length]
+        learner.contexts.copy_(tower.token_embedding.weight[words_ids].expand(2, -1, -1))
         expected = tower.model.encode_text(ids.repeat(2, 1), normalize=False).unflatten(0, (2, 4))
         assert torch.equal(learner(), expected)
 
@@ -66,7 +68,7 @@ def test_moving_the_learner_moves_the_tower() -> None:
 
 def test_too_long_a_name_is_named() -> None:
     endless = "very " * 40 + "long name"
-    with pytest.raises(ValueError, match=r"very long name.*longer than the 32 tokens.*shorten"):
+    with pytest.raises(ValueError, match=r"class name 'very very .* long name' after 8 .* the 32 tokens.*shorten"):
         PromptLearner(TextTower("tiny-flat", None), ["cat", endless])
 
 
@@ -86,5 +88,16 @@ def test_unknown_names_and_tags() -> None:
 
 
 def test_no_network_is_one_sentence() -> None:
-    with pytest.raises(ConnectionError, match=r"'openai'.*'RN50' could not be loaded.*text_encoder='bank'"):
+    with pytest.raises(
+        ConnectionError, match=r"'RN50' with weights 'openai' could not be fetched.*text_encoder='bank'"
+    ):
         TextTower("RN50", "openai")
+
+
+def test_a_file_that_holds_no_weights_is_named(tmp_path: Path) -> None:
+    garbage, other = tmp_path / "garbage.pt", tmp_path / "other.pt"
+    garbage.write_bytes(b"no weights")
+    torch.save({"weight": torch.ones(2)}, other)
+    for path in (garbage, other):
+        with pytest.raises(ValueError, match=f"'{path}' holds no weights of text encoder 'tiny-flat'"):
+            TextTower("tiny-flat", str(path))

@@ -97,13 +97,15 @@ def read_class_names(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has no name, an empty line between names, a name twice, or more than 255 names.
+        ValueError: it has fewer than two names, an empty line between names, a name twice, or more than 255 names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected one class name a line, in the order of the ids.")
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     if not names or "" in names:
         raise ValueError(f"{path} is empty or has an empty line; write one class name a line.")
+    if len(names) == 1:
+        raise ValueError(f"{path} names the class {names[0]} only; name what is not {names[0]} too, as a class.")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{path} names {', '.join(twice)} more than once; give every class a name of its own.")
