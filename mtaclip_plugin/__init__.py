@@ -5,6 +5,7 @@ from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
 from mtaclip_plugin.registration import register
 from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.text.vocabularies import vocabulary
 
 register()
 
@@ -15,4 +16,5 @@ __all__ = [
     "MTACLIPLoss",
     "MaskPrediction",
     "load_mask2former",
+    "vocabulary",
 ]

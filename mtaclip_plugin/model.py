@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor
 
 from mtaclip_plugin.arguments import check_choice, check_positive
+from mtaclip_plugin.classes import TextGuidedModel
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
@@ -29,7 +28,7 @@ from mtaclip_plugin.text.bank import check_bank_shape
 PixelDecoderName = Literal["deformable", "fpn"]
 
 
-class MTACLIP(SegmentationModel):
+class MTACLIP(TextGuidedModel):
     """MTA-CLIP: a mask-text decoder on any smp or timm encoder, guided by CLIP's text embeddings.
 
     Das, Hu, Jiang, Schiele: "MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment", ECCV 2024.
@@ -68,6 +67,8 @@ class MTACLIP(SegmentationModel):
         learn_temperature: whether it is trained (official: not).
         classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
             ``"text"``, or by the ``"ensemble"`` of both.
+        untrained_names: class names that the class head was never trained on: while there are any, evaluation
+            classifies by text alone. ``set_class_names`` keeps this record.
         aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
         kwargs: passed to timm; smp's own encoders take ``output_stride`` alone.
 
@@ -87,8 +88,6 @@ class MTACLIP(SegmentationModel):
 
     _is_torch_scriptable = False
     requires_divisible_input_shape = False
-
-    text_embeddings: Tensor | None
 
     @supports_config_loading
     def __init__(
@@ -118,6 +117,7 @@ class MTACLIP(SegmentationModel):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         classification: Classification = "learned",
+        untrained_names: Sequence[str] | None = None,
         aux_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -141,10 +141,14 @@ class MTACLIP(SegmentationModel):
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
             self.class_names = check_class_names(class_names, classes)
+        self.untrained_names = tuple(untrained_names or ())
+        if unknown := [name for name in self.untrained_names if name not in (self.class_names or ())]:
+            raise ValueError(f"untrained_names has '{unknown[0]}', which is not among the class names")
 
-        self.prompts: PromptLearner | EmbeddingBank | None = None
+        self.prompts = None
         if text_encoder == "bank":
-            self.prompts = self._build_bank(text_embeddings, bank_shape, classes)
+            self.prompts = _build_bank(text_embeddings, bank_shape, classes)
+            self._write_config()
         elif text_embeddings is not None:
             raise ValueError(f"text_embeddings need text_encoder='bank', got text_encoder={text_encoder!r}")
         elif text_encoder is not None:
@@ -193,25 +197,7 @@ class MTACLIP(SegmentationModel):
             self.classification_head = ClassificationHead(in_channels=maps.channels[-1], **aux_params)
         self.name = f"mtaclip-{encoder_name}"
         self.initialize()
-
-        # What eval uses: always there and of a fixed shape, so that the forward pass is pure; made anew by eval().
-        embeddings = None
-        if self.prompts is not None:
-            embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
-        self.register_buffer("text_embeddings", embeddings, persistent=False)
-        self._text_source: tuple[tuple[int, int], ...] | None = None
-        self.register_load_state_dict_post_hook(_refresh_after_loading)
-
-    def _build_bank(
-        self, source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
-    ) -> EmbeddingBank:
-        if source is None and shape is None:
-            raise ValueError("text_encoder='bank' needs text_embeddings=, a tensor or a .npy or .safetensors file")
-        embeddings = None if source is None else load_embeddings(source)
-        shape = check_bank_shape(embeddings.shape if embeddings is not None else shape or (), classes)
-        # A checkpoint holds the values, so the configuration needs no more than their shape.
-        self.config.update(text_embeddings=None, bank_shape=list(shape))
-        return EmbeddingBank(shape, embeddings)
+        self._hold_text(classes)
 
     def initialize(self) -> None:
         """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""
@@ -260,37 +246,8 @@ class MTACLIP(SegmentationModel):
         prediction = replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
         if return_masks:
             return prediction
-        logits = scores_to_logits(semantic_scores(prediction, self.classification))
+        logits = scores_to_logits(semantic_scores(prediction, self._current_classification()))
         return logits if labels is None else (logits, labels)
-
-    def _current_text(self) -> Tensor | None:
-        """(P, K+1, T) text embeddings: made by the tower in training, kept from the last ``eval()`` otherwise."""
-        if self.training and self.prompts is not None:
-            return self.prompts()
-        return self.text_embeddings
-
-    def train(self, mode: bool = True) -> Self:
-        """Switches the mode; on the way to evaluation the text embeddings are brought up to date."""
-        super().train(mode)
-        if not mode:
-            self._refresh_text_embeddings()
-        return self
-
-    def _refresh_text_embeddings(self) -> None:
-        """Encodes the prompts anew if what they are made of has changed since it was last done."""
-        if self.prompts is None or self.text_embeddings is None:
-            return
-        tensors = list(chain(self.prompts.parameters(), self.prompts.buffers()))
-        # Tensors made in inference mode count no versions: then it is done each time.
-        counted = not any(tensor.is_inference() for tensor in tensors)
-        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors) if counted else None
-        if source is not None and source == self._text_source:
-            return
-        # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
-        device = self.text_embeddings.device
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            self.text_embeddings = self.prompts().clone()
-        self._text_source = source
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""
@@ -298,7 +255,11 @@ class MTACLIP(SegmentationModel):
         self.encoder.train(mode and self.training)
 
 
-def _refresh_after_loading(model: MTACLIP, incompatible_keys: Any) -> None:
-    """A hook, so that it is also called where the model is part of another module."""
-    if not model.training:
-        model._refresh_text_embeddings()
+def _build_bank(
+    source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
+) -> EmbeddingBank:
+    if source is None and shape is None:
+        raise ValueError("text_encoder='bank' needs text_embeddings=, a tensor or a .npy or .safetensors file")
+    embeddings = None if source is None else load_embeddings(source)
+    shape = check_bank_shape(embeddings.shape if embeddings is not None else shape or (), classes)
+    return EmbeddingBank(shape, embeddings)

@@ -52,8 +52,8 @@ def _grid_sample(value: Tensor, grid: Tensor) -> Tensor:
 def _sample(value: Tensor, grid: Tensor, weights: Tensor, level_shapes: LevelShapes) -> Tensor:
     output: Tensor | None = None
     for level, (level_value, _, _) in enumerate(_levels(value, level_shapes)):
-        samples = _grid_sample(level_value, grid[:, level])
-        summed = (samples * weights[:, None, :, level]).sum(-1)
+        # No gradient is recorded here, so the samples can be weighted in place.
+        summed = _grid_sample(level_value, grid[:, level]).mul_(weights[:, None, :, level]).sum(-1)
         output = summed if output is None else output + summed
     assert output is not None
     return output
@@ -75,8 +75,7 @@ class _RecomputedSampling(torch.autograd.Function):
         grad_output = grad_output.unsqueeze(-1)
         for level, (level_value, start, end) in enumerate(_levels(value, ctx.level_shapes)):
             level_grid = grid[:, level]
-            samples = _grid_sample(level_value, level_grid)
-            grad_weights[:, :, level] = (samples * grad_output).sum(1)
+            grad_weights[:, :, level] = _grid_sample(level_value, level_grid).mul_(grad_output).sum(1)
             bilinear, zeros, align_corners = 0, 0, False
             grad_level, grad_grid[:, level] = torch.ops.aten.grid_sampler_2d_backward(
                 grad_output * weights[:, None, :, level],

@@ -1,0 +1,242 @@
+"""What can be exchanged in a finished model: its class list, and where the text embeddings come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import Tensor, nn
+
+from mtaclip_plugin.arguments import check_positive
+from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
+from mtaclip_plugin.inference import Classification
+from mtaclip_plugin.text import NONE_NAME, EmbeddingBank, PromptLearner, check_class_names, load_embeddings
+from mtaclip_plugin.text.bank import check_bank_shape
+from mtaclip_plugin.text.exchange import bank_of, prompts_for
+
+
+class TextGuidedModel(SegmentationModel):
+    """A model whose classes are names with text embeddings, both of which can be exchanged.
+
+    Each exchange rewrites ``config``, so that the model saves and loads as it then is, and may put new parameters in
+    the place of old ones: make optimizers, and wrappers such as ``DistributedDataParallel``, anew after it.
+
+    Attributes:
+        classification: how masks are classified at inference, as chosen by the user.
+        class_names: K names; ``None`` if the model was built without any.
+        untrained_names: the names that the class head was never trained on. While there are any, evaluation
+            classifies by text alone.
+        prompts: where text embeddings come from; ``None`` without text.
+        text_embeddings: (P, K+1, T), what evaluation uses; ``None`` without text.
+    """
+
+    config: dict[str, Any]
+    decoder: MTACLIPDecoder
+    classification: Classification
+    class_names: list[str] | None
+    untrained_names: tuple[str, ...]
+    prompts: PromptLearner | EmbeddingBank | None
+    text_embeddings: Tensor | None
+
+    def set_class_names(self, names: Sequence[str], *, trained: bool = False) -> None:
+        """Exchanges the class list, for other names or another number of them.
+
+        Kept names and "none" keep their rows of the class head, new ones get rows initialised anew; contexts stay.
+        Names that were there when the model was built count as trained, names that come later do not until they are
+        passed with ``trained=True``: up to then evaluation classifies by text alone. Training mode, where the class
+        head must learn them, follows ``classification``.
+
+        Args:
+            names: names in the order of the label ids. A bank, and a model with a position for each text token, take
+                only names of the present list.
+            trained: whether the class head is trained, or is going to be, on all of these names. After training,
+                ``model.set_class_names(model.class_names, trained=True)`` says so and changes nothing else.
+
+        Raises:
+            ValueError: if the names are unusable, or some are new where nothing could tell them apart.
+        """
+        names, new = self._compare(names)
+        if isinstance(self.prompts, EmbeddingBank) and new:
+            raise ValueError(f"the bank has no embedding of '{new[0]}'; pass it with set_text_embeddings(bank, names)")
+        if self.prompts is None and new and not trained:
+            raise ValueError(
+                f"without text the model can not classify '{new[0]}' before it is trained on it; pass trained=True if "
+                "it is going to be"
+            )
+        if isinstance(self.prompts, PromptLearner):
+            self.prompts = prompts_for(self.prompts, names)
+        elif isinstance(self.prompts, EmbeddingBank):
+            rows = [row for row in self._rows(names) if row is not None]
+            bank = self.prompts.embeddings  # (K, T) has no row of "none"
+            self.prompts.embeddings = bank[rows[:-1]] if bank.ndim == 2 else bank[:, rows]
+        self._exchange_classes(names, trained=trained)
+
+    def set_text_embeddings(
+        self, source: Tensor | np.ndarray | str | Path, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Puts ready text embeddings in the place of the tower with its contexts, or of the present bank.
+
+        Only those of the CLIP model, and of the magnitude, that the decoder was trained with mean anything to it.
+
+        Args:
+            source: a tensor, an array, or a ``.npy`` or ``.safetensors`` file, of shape (P, K+1, T) with "none" last,
+                or (K, T), which is used for each of the P prompts; "none" then keeps its embedding.
+            class_names: their K names, if other than the present ones; see ``set_class_names``.
+
+        Raises:
+            ValueError: if the model was built without text, or the embeddings suit neither it nor the names.
+            FileNotFoundError: if there is no such file.
+        """
+        if self.prompts is None:
+            raise ValueError("the model was built without text; build it with text_encoder='bank'")
+        names, _ = self._compare(self.class_names if class_names is None else class_names)
+        embeddings = load_embeddings(source)
+        shape = check_bank_shape(embeddings.shape, len(names))
+        num_prompts, text_channels = self.prompts.num_prompts, self.prompts.text_channels
+        if shape[-1] != text_channels:
+            raise ValueError(f"the text embeddings have T={shape[-1]} numbers each, the model takes T={text_channels}")
+        if len(shape) == 3 and shape[0] != num_prompts:
+            raise ValueError(
+                f"the text embeddings are of P={shape[0]} prompts, the model takes P={num_prompts}, or (K, T) for all"
+            )
+        self.prompts = bank_of(embeddings, self._evaluation_text())
+        self._exchange_classes(names)
+
+    def bake_text(self) -> None:
+        """Drops the tower and its contexts, and keeps their embeddings as a bank; evaluation stays as it is.
+
+        The model then runs, saves and loads without the tower's weights. A model with a bank stays as it is.
+
+        Raises:
+            ValueError: if the model was built without text.
+        """
+        if self.prompts is None:
+            raise ValueError("the model was built without text: there is none to bake")
+        if isinstance(self.prompts, PromptLearner):
+            text = self._evaluation_text()
+            self.prompts = bank_of(text, text)
+            self._write_config()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the mode; on the way to evaluation the text embeddings are brought up to date."""
+        super().train(mode)
+        if not mode:
+            self._refresh_text_embeddings()
+        return self
+
+    def _hold_text(self, classes: int) -> None:
+        """Makes the buffer that evaluation uses: always there, so that the forward pass is pure."""
+        embeddings = None
+        if self.prompts is not None:
+            embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
+        self.register_buffer("text_embeddings", embeddings, persistent=False)
+        self._text_source: tuple[tuple[int, int], ...] | None = None
+        self.register_load_state_dict_post_hook(_refresh_after_loading)
+
+    def _current_text(self) -> Tensor | None:
+        """(P, K+1, T) text embeddings: made by the tower in training, kept from the last ``eval()`` otherwise."""
+        if self.training and self.prompts is not None:
+            return self.prompts()
+        return self.text_embeddings
+
+    def _current_classification(self) -> Classification:
+        """The way chosen, but in evaluation text alone where the class head has rows that were never trained."""
+        return "text" if self.untrained_names and not self.training else self.classification
+
+    def _refresh_text_embeddings(self) -> None:
+        """Encodes the prompts anew if what they are made of has changed since it was last done."""
+        if self.prompts is None or self.text_embeddings is None:
+            return
+        tensors = list(chain(self.prompts.parameters(), self.prompts.buffers()))
+        # Tensors made in inference mode count no versions: then it is done each time.
+        counted = not any(tensor.is_inference() for tensor in tensors)
+        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors) if counted else None
+        if source is not None and source == self._text_source:
+            return
+        # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
+        device = self.text_embeddings.device
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            self.text_embeddings = self.prompts().clone()
+        self._text_source = source
+
+    def _evaluation_text(self) -> Tensor:
+        """(P, K+1, T) text embeddings that evaluation uses, or would use if ``eval()`` were called."""
+        if self.training:
+            self._refresh_text_embeddings()
+        assert self.text_embeddings is not None
+        return self.text_embeddings
+
+    def _compare(self, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """The names, checked, and those of them that are not in the present list."""
+        if self.class_names is None:
+            raise ValueError("the model's classes have no names to compare with; build it with class_names=[...]")
+        if not isinstance(names, str):
+            check_positive(classes=len(names or ()))
+        checked = check_class_names(names, len(names or ()))
+        new = [name for name in checked if name not in self.class_names]
+        if new and self.prompts is not None and self.config["text_positions"] == "token":
+            raise ValueError(
+                f"text_positions='token' has a position for each text token of the old class list, none for '{new[0]}';"
+                " only text_positions='prompt' takes new names"
+            )
+        return checked, new
+
+    def _rows(self, names: Sequence[str]) -> list[int | None]:
+        """Where the rows of the new list, "none" last, are in the present one; ``None`` for new names."""
+        index = {name: row for row, name in enumerate((*(self.class_names or ()), NONE_NAME))}
+        return [index.get(name) for name in (*names, NONE_NAME)]
+
+    def _exchange_classes(self, names: list[str], *, trained: bool = False) -> None:
+        """Brings all but ``prompts`` to the new list."""
+        known = set(self.class_names or ()) - set(self.untrained_names)
+        if names != self.class_names:
+            self._select_rows(self._rows(names))
+        self.untrained_names = () if trained else tuple(name for name in names if name not in known)
+        self.class_names = names
+        self._write_config()
+        self._text_source = None
+        self._refresh_text_embeddings()
+
+    def _select_rows(self, rows: list[int | None]) -> None:
+        """Makes the decoder's rows for each class anew of the present ones."""
+        decoder = self.decoder.mask_text_decoder
+        decoder.head.class_head = _select_outputs(decoder.head.class_head, rows)
+        if self.prompts is not None and self.config["text_positions"] == "token":
+            old = decoder.text_positions.weight.detach().unflatten(0, (self.prompts.num_prompts, -1))
+            positions = old[:, [row for row in rows if row is not None]].flatten(0, 1)
+            decoder.text_positions = nn.Embedding.from_pretrained(positions, freeze=False)
+
+    def _write_config(self) -> None:
+        assert self.class_names is not None
+        self.config.update(
+            classes=len(self.class_names),
+            class_names=self.class_names,
+            untrained_names=list(self.untrained_names) or None,
+        )
+        if isinstance(self.prompts, EmbeddingBank):
+            # A checkpoint holds the values, so the configuration needs no more than their shape.
+            shape = list(self.prompts.embeddings.shape)
+            self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
+
+
+def _select_outputs(linear: nn.Linear, rows: list[int | None]) -> nn.Linear:
+    """A linear layer with these outputs of another one, and those that are ``None`` initialised anew."""
+    weight = linear.weight
+    selected = nn.Linear(linear.in_features, len(rows), device=weight.device, dtype=weight.dtype)
+    kept = [index for index, row in enumerate(rows) if row is not None]
+    source = [row for row in rows if row is not None]
+    with torch.no_grad():
+        selected.weight[kept] = weight[source]
+        selected.bias[kept] = linear.bias[source]
+    return selected
+
+
+def _refresh_after_loading(model: TextGuidedModel, incompatible_keys: Any) -> None:
+    """A hook, so that it is also called where the model is part of another module."""
+    if not model.training:
+        model._refresh_text_embeddings()
