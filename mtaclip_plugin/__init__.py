@@ -1,9 +1,10 @@
 """MTA-CLIP for segmentation_models_pytorch: importing it registers the architecture ``"mtaclip"``."""
 
 from mtaclip_plugin.convert import ConversionReport, load_mask2former
+from mtaclip_plugin.image_statistics import Preprocessing, preprocessing
 from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
-from mtaclip_plugin.registration import register
+from mtaclip_plugin.registration import register, swap_decoder
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text.vocabularies import vocabulary
 
@@ -15,6 +16,9 @@ __all__ = [
     "HungarianMatcher",
     "MTACLIPLoss",
     "MaskPrediction",
+    "Preprocessing",
     "load_mask2former",
+    "preprocessing",
+    "swap_decoder",
     "vocabulary",
 ]

@@ -221,6 +221,9 @@ class TextGuidedModel(SegmentationModel):
         if isinstance(self.prompts, EmbeddingBank):
             # A checkpoint holds the values, so the configuration needs no more than their shape.
             shape = list(self.prompts.embeddings.shape)
+            if self.config["encoder_name"] == "clip" and self.config["text_encoder"] != "bank":
+                # The name that "clip" stood for goes with the tower; its weights are in the checkpoint.
+                self.config.update(encoder_name=f"clip:{self.config['text_encoder']}", encoder_weights=None)
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 

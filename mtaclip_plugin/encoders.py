@@ -11,7 +11,13 @@ from typing import Any, cast
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.layers.norm import LayerNorm2d
+from timm.models import is_model_in_modules
 from torch import Tensor, nn
+
+from mtaclip_plugin.clip_encoder import ClipEncoder
+from mtaclip_plugin.plain_vit import STRIDE, TIMM_MODULES, build_timm_vit
+from mtaclip_plugin.text.clip import create_clip
 
 STRIDES = (4, 8, 16, 32)
 GROUPS = 32
@@ -28,42 +34,57 @@ class EncoderMaps:
     """What an encoder was seen to give.
 
     Attributes:
-        indices: positions of the chosen maps in the encoder's output, from stride 4 on; at most four.
+        indices: positions of the chosen maps in the encoder's output, from stride 4 on; at most four. Of a plain
+            vision transformer one, at stride 16.
         channels: their channels.
+        strides: their strides in pixels.
         size_multiple: the encoder takes images whose height and width are multiples of this, in pixels.
     """
 
     indices: tuple[int, ...]
     channels: tuple[int, ...]
+    strides: tuple[int, ...]
     size_multiple: int
 
 
 def build_encoder(
-    name: str, *, in_channels: int = 3, depth: int = 5, weights: str | None = "imagenet", **options: Any
+    name: str,
+    *,
+    in_channels: int = 3,
+    depth: int = 5,
+    weights: str | None = "imagenet",
+    visual: nn.Module | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """Builds an smp encoder, or a timm model as ``tu-NAME``.
+    """Builds an smp encoder, a timm model as ``tu-NAME``, or the image tower of an open_clip model.
 
     Args:
-        name: encoder name.
+        name: encoder name; ``"clip"`` for ``visual``, ``"clip:NAME"`` for the image tower of another open_clip model.
         in_channels: image channels.
-        depth: number of stages, 3 to 5.
-        weights: name of pretrained weights; ``None`` for random ones.
-        **options: passed to timm; smp's own encoders take ``output_stride`` alone.
+        depth: number of stages, 3 to 5; a plain vision transformer has none.
+        weights: name of pretrained weights; ``None`` for random ones; ``"clip"`` has its own.
+        visual: the image tower of the open_clip model in use.
+        **options: passed to timm; smp's own encoders take ``output_stride`` alone, open_clip's none.
 
     Raises:
         ValueError: for an unknown name, or options that the encoder would ignore.
         ConnectionError: if pretrained weights could not be fetched.
     """
-    _check_name(name)
-    universal = name.startswith("tu-")
-    ignored = options.keys() - {"output_stride"}
+    clip, universal = name.partition(":")[0] == "clip", name.startswith("tu-")
+    if not clip:
+        _check_name(name)
+    ignored = options.keys() - (set() if clip else {"output_stride"})
     if ignored and not universal:
         raise ValueError(f"encoder '{name}' would ignore {sorted(ignored)}; only 'tu-' encoders take such options")
+    if clip:
+        return ClipEncoder(_image_tower(name, weights, visual), in_channels=in_channels, depth=depth)
     if universal and "swin" in name:
         options.setdefault("strict_img_size", False)
-    # A timm model's weights are part of its name: smp asks no more than whether they are wanted.
-    wanted = True if universal and weights is not None else weights
     try:
+        if universal and is_model_in_modules(architecture := name.removeprefix("tu-"), TIMM_MODULES):
+            return build_timm_vit(architecture, in_channels=in_channels, pretrained=weights is not None, **options)
+        # A timm model's weights are part of its name: smp asks no more than whether they are wanted.
+        wanted = True if universal and weights is not None else weights
         return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=wanted, **options)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
@@ -75,6 +96,17 @@ def build_encoder(
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         given = f" with {options}" if options else ""
         raise ValueError(f"encoder '{name}'{given} can not be built ({error}); {_SUGGESTION}") from error
+
+
+def _image_tower(name: str, weights: str | None, visual: nn.Module | None) -> nn.Module:
+    if name != "clip":
+        return create_clip(name.removeprefix("clip:"), weights).visual
+    if visual is None:
+        raise ValueError(
+            "encoder_name='clip' is the image tower of the open_clip model that text_encoder names: name one there, "
+            "or name it in encoder_name as 'clip:RN50'"
+        )
+    return visual
 
 
 def _check_name(name: str) -> None:
@@ -110,13 +142,14 @@ def find_maps(encoder: nn.Module, in_channels: int) -> EncoderMaps:
     # Of several maps of one stride (dilated encoders) the deepest counts; 0 channels mark a stride left out.
     chosen = {height // f.shape[-2]: index for index, f in enumerate(features) if f.shape[1] > 0}
     strides = [stride for stride in STRIDES if stride in chosen]
-    if not strides or tuple(strides) != STRIDES[: len(strides)]:
+    if not strides or (tuple(strides) != STRIDES[: len(strides)] and strides != [STRIDE]):
         found = ", ".join(str(s) for s in chosen)
         raise ValueError(
             f"{type(encoder).__name__} has maps at strides {found}, not at 4 and the ones after it; {_SUGGESTION}"
         )
     indices = tuple(chosen[stride] for stride in strides)
-    return EncoderMaps(indices, tuple(features[index].shape[1] for index in indices), size_multiple)
+    channels = tuple(features[index].shape[1] for index in indices)
+    return EncoderMaps(indices, channels, tuple(strides), size_multiple)
 
 
 @torch.no_grad()
@@ -140,27 +173,47 @@ def _probe(encoder: nn.Module, in_channels: int) -> tuple[Sequence[Tensor], int]
 
 
 class StridePyramid(nn.Module):
-    """Picks an encoder's maps at strides 4 to 32, and makes those that it does not have from its deepest one.
+    """Picks an encoder's maps at strides 4 to 32, and makes those that it does not have.
+
+    Deeper ones are made from its deepest map; of a plain vision transformer also the ones at strides 4 and 8, by
+    transposed convolutions as in the simple feature pyramid of Li et al.: "Exploring Plain Vision Transformer
+    Backbones for Object Detection", ECCV 2022, section 3.
 
     Args:
         maps: what ``find_maps`` saw.
-        channels: width of the maps it makes, a multiple of 64.
+        channels: width of the deeper maps it makes, a multiple of 64.
     """
 
     def __init__(self, maps: EncoderMaps, channels: int = 256) -> None:
         super().__init__()
         self.indices = maps.indices
-        missing = len(STRIDES) - len(maps.indices)
+        shallower = STRIDES.index(maps.strides[0])
+        width = maps.channels[0]
+        self.upsampling = nn.ModuleList(_upsampling(width, steps) for steps in range(shallower, 0, -1))
+        missing = len(STRIDES) - shallower - len(maps.indices)
         widths = [maps.channels[-1], *[channels] * missing]
         self.downsampling = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, after))
             for before, after in pairwise(widths)
         )
-        self.channels = (*maps.channels, *widths[1:])
+        upsampled = [width // 2**steps for steps in range(shallower, 0, -1)]
+        self.channels = (*upsampled, *maps.channels, *widths[1:])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """All maps of the encoder to four maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32."""
         pyramid = [features[index] for index in self.indices]
+        upsampled = [upsample(pyramid[0]) for upsample in self.upsampling]
         for downsample in self.downsampling:
             pyramid.append(downsample(pyramid[-1]))
-        return pyramid
+        return [*upsampled, *pyramid]
+
+
+def _upsampling(width: int, steps: int) -> nn.Sequential:
+    """Doubles the sides of a map and halves its channels, ``steps`` times."""
+    layers: list[nn.Module] = []
+    for step in range(steps):
+        if step > 0:
+            layers += [LayerNorm2d(width), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+        width //= 2
+    return nn.Sequential(*layers)

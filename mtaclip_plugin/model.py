@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_choice, check_positive
 from mtaclip_plugin.classes import TextGuidedModel
@@ -39,8 +39,10 @@ class MTACLIP(TextGuidedModel):
     gradient reaches the prompts. For several devices use ``DistributedDataParallel``, not ``DataParallel``.
 
     Args:
-        encoder_name: an smp encoder, or a timm model as ``tu-NAME``.
-        encoder_depth: stages of the encoder, 3 to 5; strides it then lacks are made from its deepest map.
+        encoder_name: an smp encoder; a timm model as ``tu-NAME``; ``"clip"`` for the image tower of the model that
+            ``text_encoder`` names, with that model's weights; ``"clip:NAME"`` for that of any open_clip model.
+        encoder_depth: stages of the encoder, 3 to 5; strides it then lacks are made from its deepest map. Plain vision
+            transformers have no stages and run whole.
         encoder_weights: name of pretrained weights; ``None`` for random ones.
         in_channels: image channels.
         classes: K.
@@ -146,6 +148,7 @@ class MTACLIP(TextGuidedModel):
             raise ValueError(f"untrained_names has '{unknown[0]}', which is not among the class names")
 
         self.prompts = None
+        visual: nn.Module | None = None
         if text_encoder == "bank":
             self.prompts = _build_bank(text_embeddings, bank_shape, classes)
             self._write_config()
@@ -153,15 +156,19 @@ class MTACLIP(TextGuidedModel):
             raise ValueError(f"text_embeddings need text_encoder='bank', got text_encoder={text_encoder!r}")
         elif text_encoder is not None:
             assert self.class_names is not None
+            tower = TextTower(text_encoder, text_pretrained)
+            visual, tower.visual = tower.visual, None
             self.prompts = PromptLearner(
-                TextTower(text_encoder, text_pretrained),
-                self.class_names,
-                num_prompts=num_prompts,
-                context_length=context_length,
+                tower, self.class_names, num_prompts=num_prompts, context_length=context_length
             )
 
         self.encoder = build_encoder(
-            encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
+            encoder_name,
+            in_channels=in_channels,
+            depth=encoder_depth,
+            weights=encoder_weights,
+            visual=visual,
+            **kwargs,
         )
         maps = find_maps(self.encoder, in_channels)
         self._in_channels = in_channels

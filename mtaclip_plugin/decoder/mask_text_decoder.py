@@ -85,7 +85,7 @@ class MaskTextDecoder(nn.Module):
             The predictions in order; only the last one without ``auxiliary``.
         """
         tokens, positions = self._tokens(text)
-        tokens = tokens.expand(len(features.mask_features), -1, -1)
+        tokens = tokens.expand(features.mask_features.shape[0], -1, -1)  # len() would fix the batch of an export
         memories, memory_positions = self._memories(features)
         resized = self._resized_mask_features(features)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor, nn
 
+from mtaclip_plugin.text.clip import create_clip, one_sentence_on_failure
+
 PLACEHOLDER = "X"
 """A word of one token in every vocabulary; its embeddings are replaced by the contexts."""
-
-_RANDOM_SEED = 0
 
 
 class TextTower:
@@ -28,33 +25,19 @@ class TextTower:
         name: open_clip model name, or ``hf-hub:...`` or ``local-dir:...``.
         pretrained: open_clip tag or a file of weights; ``None`` draws random weights, the same ones everywhere.
 
+    Attributes:
+        visual: the model's image side, which this side never runs, for its owner to take away.
+
     Raises:
         ValueError: for an unknown name or tag, or a file that holds no weights of this model.
         ConnectionError: if weights or tokenizer could not be fetched.
     """
 
     def __init__(self, name: str, pretrained: str | None) -> None:
-        _check_name(name, pretrained)
-        # Some tags were trained with QuickGELU under a name whose configuration says GELU.
-        quick_gelu = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_RANDOM_SEED)
-                model = open_clip.create_model(
-                    name,
-                    pretrained=pretrained,
-                    load_weights=pretrained is not None,
-                    pretrained_text=False,
-                    force_quick_gelu=quick_gelu,
-                )
+        model = create_clip(name, pretrained)
+        with one_sentence_on_failure(name, pretrained):
             self.tokenizer = open_clip.get_tokenizer(name)
-        except (OSError, RuntimeError, UnpicklingError) as error:
-            if pretrained is not None and Path(pretrained).is_file():
-                raise ValueError(f"the file '{pretrained}' holds no weights of text encoder '{name}'") from error
-            raise ConnectionError(
-                f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "
-                "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank'"
-            ) from error
+        self.visual: nn.Module | None = model.visual
         model.visual = None
         self.name = name
         self.model: Any = model.eval().requires_grad_(False)
@@ -108,20 +91,3 @@ class TextTower:
             return self.model.encode_text(ids, normalize=False)
         finally:
             hook.remove()
-
-
-def _check_name(name: str, pretrained: str | None) -> None:
-    if name.startswith(("hf-hub:", "local-dir:")):
-        return
-    models = open_clip.list_models()
-    if name not in models:
-        close = difflib.get_close_matches(name, models, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else "see open_clip.list_models()"
-        raise ValueError(f"open_clip has no text encoder '{name}'; {hint}")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is not None and not open_clip.get_pretrained_cfg(name, pretrained) and not Path(pretrained).is_file():
-        raise ValueError(f"text_pretrained='{pretrained}' is neither a file nor a tag of '{name}'; its tags are {tags}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200]

@@ -1,0 +1,64 @@
+"""Vision transformers without stages, as encoders with one map at stride 16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 16
+"""Of the one map; the simple feature pyramid makes the others of it."""
+
+TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
+"""Modules of timm whose models take images of any size, with position embeddings resampled to them."""
+
+
+class PlainViT(nn.Module):
+    """The tokens of a plain vision transformer as a map at stride 16, whatever its patch.
+
+    Args:
+        body: makes a map of its last tokens, one for each patch, of images of whole patches.
+        patch_size: side of a patch in pixels.
+    """
+
+    def __init__(self, body: nn.Module, patch_size: int) -> None:
+        super().__init__()
+        self.body = body
+        self.patch_size = patch_size
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W), sides multiples of 16, to themselves and the map (B, width, H/16, W/16)."""
+        height, width = image.shape[-2:]
+        tokens = self.body(F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size)))
+        if self.patch_size != STRIDE:
+            # By a factor, not to a size: so that patches of padding do not shift the others.
+            tokens = F.interpolate(tokens, scale_factor=self.patch_size / STRIDE, mode="bilinear")
+        return [image, tokens]
+
+
+class _TimmTokens(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        model.prune_intermediate_layers(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        model: Any = self.model
+        return model.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)[0]
+
+
+def build_timm_vit(name: str, *, in_channels: int, pretrained: bool, **options: Any) -> PlainViT:
+    """Builds a model of ``TIMM_MODULES`` without its head; the map is that of the last block after the last norm.
+
+    Args:
+        name: timm model name.
+        in_channels: image channels.
+        pretrained: whether to fetch its weights.
+        **options: passed to timm.
+    """
+    model: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, dynamic_img_size=True, **options)
+    # Else it asserts that the size is right in a sentence with the size, which a traced graph takes for a constant.
+    model.patch_embed.img_size = None
+    return PlainViT(_TimmTokens(model), model.feature_info[-1]["reduction"])

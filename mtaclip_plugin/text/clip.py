@@ -1,0 +1,71 @@
+"""open_clip models by name and tag, with failures told in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+import torch
+
+_RANDOM_SEED = 0
+
+
+def create_clip(name: str, pretrained: str | None) -> Any:
+    """Builds an open_clip model, both of its sides.
+
+    Args:
+        name: open_clip model name, or ``hf-hub:...`` or ``local-dir:...``.
+        pretrained: open_clip tag or a file of weights; ``None`` draws random weights, the same ones everywhere.
+
+    Raises:
+        ValueError: for an unknown name or tag, or a file that holds no weights of this model.
+        ConnectionError: if weights could not be fetched.
+    """
+    _check_name(name, pretrained)
+    # Some tags were trained with QuickGELU under a name whose configuration says GELU.
+    quick_gelu = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
+    with one_sentence_on_failure(name, pretrained), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        return open_clip.create_model(
+            name,
+            pretrained=pretrained,
+            load_weights=pretrained is not None,
+            pretrained_text=False,
+            force_quick_gelu=quick_gelu,
+        )
+
+
+@contextmanager
+def one_sentence_on_failure(name: str, pretrained: str | None) -> Iterator[None]:
+    """Tells in one sentence what open_clip could not read or fetch."""
+    try:
+        yield
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        if pretrained is not None and Path(pretrained).is_file():
+            raise ValueError(f"the file '{pretrained}' holds no weights of text encoder '{name}'") from error
+        raise ConnectionError(
+            f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "
+            "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank'"
+        ) from error
+
+
+def _check_name(name: str, pretrained: str | None) -> None:
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return
+    models = open_clip.list_models()
+    if name not in models:
+        close = difflib.get_close_matches(name, models, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else "see open_clip.list_models()"
+        raise ValueError(f"open_clip has no text encoder '{name}'; {hint}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is not None and not open_clip.get_pretrained_cfg(name, pretrained) and not Path(pretrained).is_file():
+        raise ValueError(f"'{pretrained}' is neither a file nor a tag of '{name}'; its tags are {tags}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
