@@ -92,7 +92,7 @@ class ModelConfig:
     """Mask queries Q."""
     decoder_channels: int = 128
     """Width D of both decoders."""
-    pixel_decoder: Literal["deformable", "fpn"] = "deformable"
+    pixel_decoder: Literal["deformable", "fpn"] = "fpn"
     """How the encoder's maps are merged."""
     pixel_decoder_layers: int = 2
     """Layers of the deformable pixel decoder."""
@@ -124,7 +124,7 @@ class LossConfig:
     """Weight of the mask-to-text contrastive loss."""
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
-    num_points: int = 4096
+    num_points: int = 2048
     """Points at which masks are compared."""
 
 
@@ -132,9 +132,9 @@ class LossConfig:
 class OptimConfig:
     """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
 
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Peak learning rate."""
-    encoder_lr_factor: float = 0.1
+    encoder_lr_factor: float = 0.5
     """The encoder's learning rate as a part of it."""
     weight_decay: float = 0.02
     """Weight decay; none on norms, biases, embeddings, contexts and scales."""
@@ -150,7 +150,7 @@ class OptimConfig:
 class TrainConfig:
     """The run itself."""
 
-    iterations: int = 300
+    iterations: int = 400
     """Training steps."""
     batch_size: int = 8
     """Images a step."""
