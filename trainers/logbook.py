@@ -37,7 +37,7 @@ class Logbook:
         self._class_names = class_names
         self._overlays = overlays
         self._drawn = 0
-        self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1 if start_iteration else None)
+        self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
 
     def attach(self, trainer: Engine, evaluator: Engine) -> None:
         """Logs training steps, and draws validation images."""

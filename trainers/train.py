@@ -108,9 +108,11 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     """
     if config.resume:
         return load_checkpoint(folder / LAST)
-    if (folder / "config.yaml").exists():
-        go_on = ", go on with --train.resume true" if (folder / LAST).exists() else ""
-        raise UserError(f"{folder} already holds a run; choose another --train.output{go_on}, or remove it.")
+    if (folder / LAST).exists():
+        raise UserError(
+            f"{folder} already holds a run; choose another --train.output, go on with --train.resume true, or "
+            "remove it."
+        )
     return None
 
 
