@@ -20,6 +20,11 @@ _TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "la
 TOWERS = {
     "tiny-flat": {"embed_dim": 24, "vision_cfg": _VISION, "text_cfg": _TEXT},
     "tiny-custom": {"embed_dim": 24, "custom_text": True, "vision_cfg": _VISION, "text_cfg": _TEXT},
+    "tiny-wide": {  # where the projections outweigh attention, as in the real towers
+        "embed_dim": 24,
+        "vision_cfg": _VISION,
+        "text_cfg": _TEXT | {"context_length": 77, "width": 256, "heads": 4},
+    },
     "tiny-bidirectional": {
         "embed_dim": 24,
         "custom_text": True,

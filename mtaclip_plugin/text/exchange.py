@@ -15,7 +15,13 @@ def prompts_for(learner: PromptLearner, class_names: Sequence[str]) -> PromptLea
     """The same tower and contexts before other class names; the contexts are the very same parameter."""
     contexts = learner.contexts
     with contexts.device:  # the new prompts' ids must be where the tower is
-        prompts = PromptLearner(learner.tower, class_names, num_prompts=len(contexts), context_length=contexts.shape[1])
+        prompts = PromptLearner(
+            learner.tower,
+            class_names,
+            num_prompts=len(contexts),
+            context_length=contexts.shape[1],
+            shared_prefix=learner.encoder is not None,
+        )
     prompts.contexts = contexts
     return prompts
 

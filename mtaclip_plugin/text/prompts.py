@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtaclip_plugin.text.class_names import NONE_NAME
+from mtaclip_plugin.text.shared_prefix import SharedPrefixEncoder
 from mtaclip_plugin.text.tower import PLACEHOLDER, TextTower
 
 
@@ -22,6 +23,8 @@ class PromptLearner(nn.Module):
         class_names: the K class names; "none" is added.
         num_prompts: contexts P.
         context_length: learned tokens L of each.
+        shared_prefix: whether causal towers compute the contexts' states once a prompt instead of once a class,
+            which is exact to rounding and many times cheaper; other towers never do.
 
     Raises:
         ValueError: if a prompt is longer than the tower reads, or the tokenizer has no token to put contexts for.
@@ -30,7 +33,13 @@ class PromptLearner(nn.Module):
     ids: Tensor
 
     def __init__(
-        self, tower: TextTower, class_names: Sequence[str], *, num_prompts: int = 3, context_length: int = 8
+        self,
+        tower: TextTower,
+        class_names: Sequence[str],
+        *,
+        num_prompts: int = 3,
+        context_length: int = 8,
+        shared_prefix: bool = True,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -48,17 +57,20 @@ class PromptLearner(nn.Module):
         ids = tower.tokenize(prompts)
         self.register_buffer("ids", ids, persistent=False)
         self.start = _find_placeholders(tower, ids[0], context_length)
+        self.encoder = None
+        if shared_prefix:
+            self.encoder = SharedPrefixEncoder.serving(tower, ids, self.start + context_length)
         with torch.no_grad():
-            self.text_channels = self._encode(ids[:1], self.contexts[:1]).shape[-1]
+            self.text_channels = tower.encode(ids[:1], self.contexts[:1], self.start).shape[-1]
 
     def forward(self) -> Tensor:
         """(P, K+1, T) text embeddings as the tower gives them, "none" last."""
+        if self.encoder is not None:
+            return self.encoder(self.contexts)
         prompts, classes = self.num_prompts, len(self.ids)
         contexts = self.contexts.repeat_interleave(classes, 0)
-        return self._encode(self.ids.repeat(prompts, 1), contexts).unflatten(0, (prompts, classes))
-
-    def _encode(self, ids: Tensor, contexts: Tensor) -> Tensor:
-        return self.tower.encode(ids, contexts, self.start)
+        embeddings = self.tower.encode(self.ids.repeat(prompts, 1), contexts, self.start)
+        return embeddings.unflatten(0, (prompts, classes))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.tower.apply(fn)

@@ -44,12 +44,16 @@ class TextTower:
         self.context_length: int = self.tokenizer.context_length or model.context_length
 
     @property
+    def text(self) -> Any:
+        """The text side: a module of its own, or the model itself where open_clip builds that flat."""
+        return getattr(self.model, "text", self.model)
+
+    @property
     def token_embedding(self) -> Any:
         """The module that turns ids (N, S) into token embeddings (N, S, width)."""
-        text = getattr(self.model, "text", self.model)
-        if hasattr(text, "token_embedding"):
-            return text.token_embedding
-        return text.transformer.get_input_embeddings()
+        if hasattr(self.text, "token_embedding"):
+            return self.text.token_embedding
+        return self.text.transformer.get_input_embeddings()
 
     @property
     def width(self) -> int:

@@ -15,7 +15,7 @@ def test_contexts_that_are_word_embeddings_give_encode_text_to_the_bit(name: str
     tower = TextTower(name, None)
     words = "a bright photo of one" if length == 5 else "a"
     names = ["cat", "traffic light", "x box"]
-    learner = PromptLearner(tower, names, num_prompts=2, context_length=length)
+    learner = PromptLearner(tower, names, num_prompts=2, context_length=length, shared_prefix=False)
     ids = tower.tokenize([f"{words} {name}" for name in (*names, "none")])
     with torch.no_grad():
         words_ids = ids[0, learner.start : learner.start + length]
