@@ -11,6 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 
 _RANDOM_SEED = 0
 
@@ -45,8 +46,9 @@ def one_sentence_on_failure(name: str, pretrained: str | None) -> Iterator[None]
     """Tells in one sentence what open_clip could not read or fetch."""
     try:
         yield
-    except (OSError, RuntimeError, UnpicklingError) as error:
-        if pretrained is not None and Path(pretrained).is_file():
+    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+        # An OSError beside a file that is there tells of another part: the tokenizer, or the tower's configuration.
+        if pretrained is not None and Path(pretrained).is_file() and not isinstance(error, OSError):
             raise ValueError(f"the file '{pretrained}' holds no weights of text encoder '{name}'") from error
         raise ConnectionError(
             f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "

@@ -79,9 +79,12 @@ class PromptLearner(nn.Module):
 
 def _find_placeholders(tower: TextTower, ids: Tensor, length: int) -> int:
     """Where the placeholders start: behind a start token, or at once where the tokenizer has none."""
-    placeholder, empty = tower.tokenize([PLACEHOLDER, ""])
-    start = int((placeholder != empty).int().argmax())
-    if (ids[start : start + length] != placeholder[start]).any():
+    # One placeholder more or fewer tells where they start and end: a first word can be another token than the next.
+    counts = (0, length, length + 1)
+    empty, placeholders, one_more = tower.tokenize([" ".join([PLACEHOLDER] * count) for count in counts])
+    start = int((placeholders != empty).int().argmax())
+    end = int((one_more != placeholders).int().argmax())
+    if end - start != length or (ids[start:end] != placeholders[start:end]).any():
         raise ValueError(
             f"the tokenizer of '{tower.name}' does not read '{PLACEHOLDER}' as one token; pass ready embeddings with "
             "text_encoder='bank'"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.text.clip import create_clip, one_sentence_on_failure
 
-PLACEHOLDER = "X"
-"""A word of one token in every vocabulary; its embeddings are replaced by the contexts."""
+PLACEHOLDER = "the"
+"""A word of one token in every vocabulary, letters are not (T5's "a"); its embeddings are replaced by the contexts."""
 
 
 class TextTower:
@@ -69,10 +69,10 @@ class TextTower:
         return self.tokenizer(list(texts), context_length=self.context_length)
 
     def fits(self, texts: Sequence[str]) -> Tensor:
-        """(N) bool, whether the tower reads a text whole: with room for one more token, that token is padding."""
-        longer = self.tokenizer([*texts, ""], context_length=self.context_length + 1)
-        padding = longer[-1, -1]
-        return (longer[:-1, :-1] == self.tokenize(texts)).all(1) & (longer[:-1, -1] == padding)
+        """(N) bool, whether the tower reads a text whole: with room for one more token, one more word is read."""
+        with_one_more = [f"{text} {PLACEHOLDER}" for text in texts]
+        ids = self.tokenizer([*texts, *with_one_more], context_length=self.context_length + 1)
+        return (ids[: len(texts)] != ids[len(texts) :]).any(1)
 
     def encode(self, ids: Tensor, contexts: Tensor, start: int) -> Tensor:
         """The tower's own ``encode_text`` with ``contexts`` in place of the placeholders' embeddings.
