@@ -11,10 +11,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
+from mtaclip_plugin.convert_swin import convert_swin, swin_difference
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder
 from mtaclip_plugin.model import MTACLIP
 
@@ -90,7 +92,7 @@ class SkippedWeight:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """The names of the decoder's parameters that have a new value, and those that do not, with the encoder."""
+    """The names of the parameters that have a new value, and those that do not, the encoder as one."""
 
     copied: tuple[str, ...]
     skipped: tuple[SkippedWeight, ...]
@@ -101,7 +103,12 @@ def load_mask2former(model: MTACLIP, source: nn.Module | str | Path) -> Conversi
 
     Pixel decoder, mask path of the decoder, final norm and mask head are copied; the class head where the number of
     classes is the same and no class has another name. Projections of encoder maps with another number of channels
-    keep their values, and so does the encoder.
+    keep their values.
+
+    The encoder comes along where both are the same Swin, such as ``"tu-swin_tiny_patch4_window7_224"`` of
+    ``facebook/mask2former-swin-tiny-ade-semantic``: the same window, depths, widths and heads. With it come the norms
+    of its maps, which then equal transformers' for images of any size, unless ``always_partition`` was given (as
+    ``swap_decoder`` does): timm then places windows in another way. Another encoder keeps its values.
 
     Args:
         model: with the deformable pixel decoder and Mask2Former's sizes.
@@ -124,21 +131,28 @@ def load_mask2former(model: MTACLIP, source: nn.Module | str | Path) -> Conversi
         raise ValueError(f"the source has no weight '{missing[0]}': it is no Mask2FormerForUniversalSegmentation")
     other_classes = _class_difference(model, config, len(state["class_predictor.bias"]) - 1)
 
-    copied: dict[str, Tensor] = {}
-    skipped = [SkippedWeight("encoder", "theirs norms each of its maps, ours does not: choose its own encoder_weights")]
+    swin = convert_swin(state)
+    other_encoder = swin_difference(model, config.get("backbone_config") or {}, swin)
+
+    copied = swin if other_encoder is None else {}
+    skipped = [] if other_encoder is None else [SkippedWeight("encoder", other_encoder)]
     for name, their_name in renamed.items():
+        if f"decoder.{name}" in copied:
+            continue
         if their_name is None:
-            reason = "Mask2Former has no such part"
+            reason = (other_encoder if name.startswith("pyramid.norms.") else None) or "Mask2Former has no such part"
         elif their_name.startswith("class_predictor") and other_classes:
             reason = other_classes
         elif state[their_name].shape != parameters[name].shape:
             reason = f"another encoder: {tuple(state[their_name].shape)} there, {tuple(parameters[name].shape)} here"
         else:
-            copied[name] = state[their_name]
+            copied[f"decoder.{name}"] = state[their_name]
             continue
         skipped.append(SkippedWeight(f"decoder.{name}", reason))
-    model.decoder.load_state_dict(copied, strict=False)
-    return ConversionReport(tuple(f"decoder.{name}" for name in copied), tuple(skipped))
+    with torch.no_grad():
+        for name, weight in copied.items():
+            model.get_parameter(name).copy_(weight)
+    return ConversionReport(tuple(copied), tuple(skipped))
 
 
 def _their_name(name: str) -> str | None:

@@ -6,17 +6,20 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from timm.layers.norm import LayerNorm2d
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from mtaclip_plugin.clip_encoder import ClipEncoder
+from mtaclip_plugin.dpt_encoder import build_dpt_encoder, encode
 from mtaclip_plugin.plain_vit import STRIDE, TIMM_MODULES, build_timm_vit
+from mtaclip_plugin.swin import NORM_EPS, SWIN_MODULES, build_swin, swin_stages
 from mtaclip_plugin.text.clip import create_clip
 
 STRIDES = (4, 8, 16, 32)
@@ -39,12 +42,14 @@ class EncoderMaps:
         channels: their channels.
         strides: their strides in pixels.
         size_multiple: the encoder takes images whose height and width are multiples of this, in pixels.
+        unnormed: whether they are sums of residual branches that no norm has followed, as Swin's and a DPT's are.
     """
 
     indices: tuple[int, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     size_multiple: int
+    unnormed: bool
 
 
 def build_encoder(
@@ -59,7 +64,8 @@ def build_encoder(
     """Builds an smp encoder, a timm model as ``tu-NAME``, or the image tower of an open_clip model.
 
     Args:
-        name: encoder name; ``"clip"`` for ``visual``, ``"clip:NAME"`` for the image tower of another open_clip model.
+        name: encoder name; ``"clip"`` for ``visual``, ``"clip:NAME"`` for the image tower of another open_clip model;
+            ``"dpt:NAME"`` for the encoder that smp's DPT makes of a timm model.
         in_channels: image channels.
         depth: number of stages, 3 to 5; a plain vision transformer has none.
         weights: name of pretrained weights; ``None`` for random ones; ``"clip"`` has its own.
@@ -70,21 +76,25 @@ def build_encoder(
         ValueError: for an unknown name, or options that the encoder would ignore.
         ConnectionError: if pretrained weights could not be fetched.
     """
-    clip, universal = name.partition(":")[0] == "clip", name.startswith("tu-")
+    clip, architecture = name.partition(":")[0] == "clip", timm_name(name)
     if not clip:
-        _check_name(name)
+        check_encoder_name(name)
     ignored = options.keys() - (set() if clip else {"output_stride"})
-    if ignored and not universal:
+    if ignored and architecture is None:
         raise ValueError(f"encoder '{name}' would ignore {sorted(ignored)}; only 'tu-' encoders take such options")
     if clip:
         return ClipEncoder(_image_tower(name, weights, visual), in_channels=in_channels, depth=depth)
-    if universal and "swin" in name:
+    if architecture is not None and "swin" in architecture:
         options.setdefault("strict_img_size", False)
     try:
-        if universal and is_model_in_modules(architecture := name.removeprefix("tu-"), TIMM_MODULES):
+        if architecture is not None and name.startswith("dpt:"):
+            return build_dpt_encoder(architecture, in_channels=in_channels, pretrained=weights is not None, **options)
+        if architecture is not None and is_model_in_modules(architecture, TIMM_MODULES):
             return build_timm_vit(architecture, in_channels=in_channels, pretrained=weights is not None, **options)
+        if architecture is not None and is_model_in_modules(architecture, SWIN_MODULES):
+            return build_swin(name, in_channels=in_channels, depth=depth, pretrained=weights is not None, **options)
         # A timm model's weights are part of its name: smp asks no more than whether they are wanted.
-        wanted = True if universal and weights is not None else weights
+        wanted = True if architecture is not None and weights is not None else weights
         return smp.encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=wanted, **options)
     except KeyError as error:
         raise ValueError(str(error.args[0])) from error
@@ -109,11 +119,21 @@ def _image_tower(name: str, weights: str | None, visual: nn.Module | None) -> nn
     return visual
 
 
-def _check_name(name: str) -> None:
-    if name.startswith("tu-"):
-        architecture = name.removeprefix("tu-")
+def timm_name(name: str) -> str | None:
+    """The timm model of an encoder's name, ``None`` if it is not one of timm's."""
+    return next((name.removeprefix(kind) for kind in ("tu-", "dpt:") if name.startswith(kind)), None)
+
+
+def check_encoder_name(name: str) -> None:
+    """Refuses a name that is neither one of smp's encoders nor a timm model's, and says which are alike.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if (architecture := timm_name(name)) is not None:
         if not timm.is_model(architecture):
-            close = [f"tu-{c}" for c in difflib.get_close_matches(architecture, timm.list_models())]
+            kind = name.removesuffix(architecture)
+            close = [f"{kind}{c}" for c in difflib.get_close_matches(architecture, timm.list_models())]
             raise ValueError(f"timm has no model '{architecture}'{_did_you_mean(close)}")
     elif not name.startswith("timm-") and name not in smp.encoders.get_encoder_names():
         names = smp.encoders.get_encoder_names()
@@ -145,11 +165,12 @@ def find_maps(encoder: nn.Module, in_channels: int) -> EncoderMaps:
     if not strides or (tuple(strides) != STRIDES[: len(strides)] and strides != [STRIDE]):
         found = ", ".join(str(s) for s in chosen)
         raise ValueError(
-            f"{type(encoder).__name__} has maps at strides {found}, not at 4 and the ones after it; {_SUGGESTION}"
+            f"{_named(encoder)} has maps at strides {found}, not at 4 and the ones after it; {_SUGGESTION}"
         )
     indices = tuple(chosen[stride] for stride in strides)
     channels = tuple(features[index].shape[1] for index in indices)
-    return EncoderMaps(indices, channels, tuple(strides), size_multiple)
+    unnormed = isinstance(encoder, TimmViTEncoder) or bool(swin_stages(encoder))
+    return EncoderMaps(indices, channels, tuple(strides), size_multiple, unnormed)
 
 
 @torch.no_grad()
@@ -162,14 +183,19 @@ def _probe(encoder: nn.Module, in_channels: int) -> tuple[Sequence[Tensor], int]
             # Two unequal sides, so that a size that fits by chance alone does not pass.
             image = torch.zeros(1, in_channels, 2 * multiple, multiple, device=parameter.device, dtype=parameter.dtype)
             try:
-                return cast(Sequence[Tensor], encoder(image)), multiple
+                return encode(encoder, image), multiple
             except (RuntimeError, AssertionError, ValueError) as error:
                 reason = error
     finally:
         for module, training in modes.items():
             module.training = training
-    name = type(encoder).__name__
-    raise ValueError(f"{name} takes no image whose sides are multiples of {_PADDINGS} ({reason}); {_SUGGESTION}")
+    sides = f"takes no image whose sides are multiples of {_PADDINGS}"
+    raise ValueError(f"{_named(encoder)} {sides} ({reason}); {_SUGGESTION}")
+
+
+def _named(encoder: nn.Module) -> str:
+    """What a user knows an encoder by; those of timm bear the name of the model."""
+    return f"encoder '{encoder.name}'" if hasattr(encoder, "name") else type(encoder).__name__
 
 
 class StridePyramid(nn.Module):
@@ -179,6 +205,8 @@ class StridePyramid(nn.Module):
     transposed convolutions as in the simple feature pyramid of Li et al.: "Exploring Plain Vision Transformer
     Backbones for Object Detection", ECCV 2022, section 3.
 
+    Maps without a norm get one each, as Swin's do in Mask2Former.
+
     Args:
         maps: what ``find_maps`` saw.
         channels: width of the deeper maps it makes, a multiple of 64.
@@ -187,6 +215,9 @@ class StridePyramid(nn.Module):
     def __init__(self, maps: EncoderMaps, channels: int = 256) -> None:
         super().__init__()
         self.indices = maps.indices
+        self.norms = nn.ModuleList(
+            LayerNorm2d(width, eps=NORM_EPS) if maps.unnormed else nn.Identity() for width in maps.channels
+        )
         shallower = STRIDES.index(maps.strides[0])
         width = maps.channels[0]
         self.upsampling = nn.ModuleList(_upsampling(width, steps) for steps in range(shallower, 0, -1))
@@ -201,7 +232,7 @@ class StridePyramid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """All maps of the encoder to four maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32."""
-        pyramid = [features[index] for index in self.indices]
+        pyramid = [norm(features[index]) for norm, index in zip(self.norms, self.indices, strict=True)]
         upsampled = [upsample(pyramid[0]) for upsample in self.upsampling]
         for downsample in self.downsampling:
             pyramid.append(downsample(pyramid[-1]))

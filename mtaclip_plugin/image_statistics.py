@@ -11,6 +11,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mtaclip_plugin.clip_encoder import ClipEncoder
+from mtaclip_plugin.encoders import timm_name
 
 Colour = tuple[float, float, float]
 
@@ -31,7 +32,7 @@ class Preprocessing:
 def preprocessing(model: SegmentationModel) -> Preprocessing:
     """What the images of a model's encoder are to be normalised with.
 
-    That is what the weights were trained with: as open_clip says for ``"clip"``, timm for ``tu-`` encoders, and smp for
+    That is what the weights were trained with: as open_clip says for ``"clip"``, timm for its models, and smp for
     its own ones where the model's configuration names weights; ImageNet's otherwise.
 
     Args:
@@ -51,8 +52,8 @@ def preprocessing(model: SegmentationModel) -> Preprocessing:
     if isinstance(encoder, ClipEncoder):
         return _preprocessing(encoder.image_mean.tolist(), encoder.image_std.tolist())
     name, weights = config["encoder_name"], config["encoder_weights"]
-    if name.startswith("tu-"):
-        settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+    if (architecture := timm_name(name)) is not None:
+        settings = timm.get_pretrained_cfg(architecture)
         if settings is not None:
             return _preprocessing(settings.mean, settings.std)
     elif weights is not None:

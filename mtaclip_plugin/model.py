@@ -19,6 +19,7 @@ from mtaclip_plugin.classes import TextGuidedModel
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
+from mtaclip_plugin.dpt_encoder import encode
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
 from mtaclip_plugin.inference import Classification, scores_to_logits, semantic_scores
 from mtaclip_plugin.structures import MaskPrediction
@@ -40,7 +41,8 @@ class MTACLIP(TextGuidedModel):
 
     Args:
         encoder_name: an smp encoder; a timm model as ``tu-NAME``; ``"clip"`` for the image tower of the model that
-            ``text_encoder`` names, with that model's weights; ``"clip:NAME"`` for that of any open_clip model.
+            ``text_encoder`` names, with that model's weights; ``"clip:NAME"`` for that of any open_clip model;
+            ``"dpt:NAME"`` for a timm model as the encoder of smp's ``DPT`` has it, of which the deepest map is used.
         encoder_depth: stages of the encoder, 3 to 5; strides it then lacks are made from its deepest map. Plain vision
             transformers have no stages and run whole.
         encoder_weights: name of pretrained weights; ``None`` for random ones.
@@ -232,7 +234,7 @@ class MTACLIP(TextGuidedModel):
             raise ValueError(f"the encoder was built for {self._in_channels} channels, got {x.shape[1]}")
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
-        features = self.encoder(F.pad(x, (0, right, 0, bottom)))
+        features = encode(self.encoder, F.pad(x, (0, right, 0, bottom)))
         outputs, mask_features = self.decoder(features, self._current_text(), auxiliary=return_masks)
         layers = [
             MaskPrediction(

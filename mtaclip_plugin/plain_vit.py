@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -15,8 +16,27 @@ TIMM_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva"
 """Modules of timm whose models take images of any size, with position embeddings resampled to them."""
 
 
-class PlainViT(nn.Module):
+def map_at_stride_16(tokens_of: Callable[[Tensor], Tensor], patch_size: int, image: Tensor) -> Tensor:
     """The tokens of a plain vision transformer as a map at stride 16, whatever its patch.
+
+    Args:
+        tokens_of: makes a map of tokens, one for each patch, of images of whole patches.
+        patch_size: side of a patch in pixels.
+        image: (B, C, H, W), sides multiples of 16.
+
+    Returns:
+        (B, width, H/16, W/16).
+    """
+    height, width = image.shape[-2:]
+    tokens = tokens_of(F.pad(image, (0, -width % patch_size, 0, -height % patch_size)))
+    if patch_size != STRIDE:
+        # By a factor, not to a size: so that patches of padding do not shift the others.
+        tokens = F.interpolate(tokens, scale_factor=patch_size / STRIDE, mode="bilinear")
+    return tokens
+
+
+class PlainViT(nn.Module):
+    """A plain vision transformer as an encoder.
 
     Args:
         body: makes a map of its last tokens, one for each patch, of images of whole patches.
@@ -30,12 +50,7 @@ class PlainViT(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Images (B, C, H, W), sides multiples of 16, to themselves and the map (B, width, H/16, W/16)."""
-        height, width = image.shape[-2:]
-        tokens = self.body(F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size)))
-        if self.patch_size != STRIDE:
-            # By a factor, not to a size: so that patches of padding do not shift the others.
-            tokens = F.interpolate(tokens, scale_factor=self.patch_size / STRIDE, mode="bilinear")
-        return [image, tokens]
+        return [image, map_at_stride_16(self.body, self.patch_size, image)]
 
 
 class _TimmTokens(nn.Module):
@@ -49,6 +64,12 @@ class _TimmTokens(nn.Module):
         return model.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)[0]
 
 
+def forget_size(model: Any) -> None:
+    """Lets a vision transformer of timm that takes any size be exported for any size."""
+    # Else it asserts that the size is right in a sentence with the size, which a traced graph takes for a constant.
+    model.patch_embed.img_size = None
+
+
 def build_timm_vit(name: str, *, in_channels: int, pretrained: bool, **options: Any) -> PlainViT:
     """Builds a model of ``TIMM_MODULES`` without its head; the map is that of the last block after the last norm.
 
@@ -59,6 +80,5 @@ def build_timm_vit(name: str, *, in_channels: int, pretrained: bool, **options: 
         **options: passed to timm.
     """
     model: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, dynamic_img_size=True, **options)
-    # Else it asserts that the size is right in a sentence with the size, which a traced graph takes for a constant.
-    model.patch_embed.img_size = None
+    forget_size(model)
     return PlainViT(_TimmTokens(model), model.feature_info[-1]["reduction"])

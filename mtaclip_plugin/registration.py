@@ -11,8 +11,10 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import nn
 
-from mtaclip_plugin.encoders import find_maps
+from mtaclip_plugin.dpt_encoder import take_any_size
+from mtaclip_plugin.encoders import find_maps, timm_name
 from mtaclip_plugin.model import MTACLIP
+from mtaclip_plugin.swin import swin_options
 
 _RECORDED = ("encoder_name", "encoder_depth", "in_channels", "classes")
 
@@ -34,7 +36,9 @@ def swap_decoder(model: SegmentationModel, class_names: Sequence[str] | None = N
     encoder, neither now nor when the result is saved and loaded.
 
     Args:
-        model: a model of any architecture of smp but DPT.
+        model: a model of any architecture of smp. Of a DPT's maps the deepest is used. As in the DPT itself the last
+            norm and the head of its vision transformer take no part, so that ``DistributedDataParallel`` needs
+            ``find_unused_parameters=True``; from then on it takes images of any size.
         class_names: K names in the order of the label ids; not needed without text or for one class.
         **options: further arguments of ``MTACLIP``, but none of the encoder. ``classes`` and ``aux_params`` are the
             model's own if not given; K follows ``class_names`` where these are.
@@ -43,8 +47,8 @@ def swap_decoder(model: SegmentationModel, class_names: Sequence[str] | None = N
         The new model, in the mode (training or evaluation) of the old one.
 
     Raises:
-        ValueError: if the encoder can not be built anew from what the model records, or has no maps of the strides
-            needed; and as ``MTACLIP`` does.
+        ValueError: if the encoder can not be built anew from what the model records, has no maps of the strides
+            needed, or takes images of one size; and as ``MTACLIP`` does.
 
     Example:
         >>> import segmentation_models_pytorch as smp, mtaclip_plugin as mta
@@ -64,6 +68,8 @@ def swap_decoder(model: SegmentationModel, class_names: Sequence[str] | None = N
         class_names=class_names,
         **({"classes": recorded["classes"], "aux_params": model.config.get("aux_params")} | encoder_options | options),
     )
+    if isinstance(model.encoder, TimmViTEncoder):
+        take_any_size(model.encoder)
     if not _alike(swapped.encoder, model.encoder, recorded["in_channels"]):
         raise ValueError(
             f"the encoder of this {type(model).__name__} is not the one that its configuration describes "
@@ -85,21 +91,22 @@ def _recorded(model: SegmentationModel) -> tuple[dict[str, Any], dict[str, Any]]
         raise ValueError(
             f"swap_decoder takes a model of segmentation_models_pytorch as it was built, got {type(model).__name__}"
         )
-    if isinstance(model.encoder, TimmViTEncoder):
-        raise ValueError(
-            "the encoder of a DPT gives all its maps at one stride; swap the decoder of another architecture, such as "
-            f"Unet, FPN or Segformer, or build an MTACLIP with encoder_name='{model.config['encoder_name']}'"
-        )
     config = model.config
     if missing := [name for name in _RECORDED if name not in config]:
         raise ValueError(f"{type(model).__name__} does not record its {missing[0]}; swap a model of smp's own classes")
     own = inspect.signature(type(model).__init__).parameters
     options = {name: value for name, value in config.items() if name not in own and name not in _RETIRED}
-    if not config["encoder_name"].startswith("tu-"):  # smp ignores what its own encoders do not take
+    if timm_name(config["encoder_name"]) is None:  # smp ignores what its own encoders do not take
         options = {name: value for name, value in options.items() if name == "output_stride"}
     if "encoder_output_stride" in config:
         options["output_stride"] = config["encoder_output_stride"]
-    return {name: config[name] for name in _RECORDED}, options
+    options |= swin_options(model.encoder)
+    recorded = {name: config[name] for name in _RECORDED}
+    if isinstance(model.encoder, TimmViTEncoder):
+        # Its stages are no more than the blocks whose outputs it gives.
+        options["output_indices"] = [model.encoder._output_indices[-1]]
+        recorded |= {"encoder_name": f"dpt:{timm_name(config['encoder_name'])}", "encoder_depth": 5}
+    return recorded, options
 
 
 def _alike(first: nn.Module, second: nn.Module, in_channels: int) -> bool:

@@ -53,6 +53,29 @@ def test_missing_strides_are_made(depth: int, made: int) -> None:
     assert [m.shape[1] for m in maps] == list(pyramid.channels)
 
 
+@pytest.mark.parametrize("depth", [3, 5])
+def test_every_map_of_a_swin_is_normed(depth: int) -> None:
+    encoder = build_encoder(
+        "tu-swin_tiny_patch4_window7_224", depth=depth, weights=None, depths=(1, 1, 1, 1), embed_dim=24
+    )
+    maps = find_maps(encoder, 3)
+    pyramid = StridePyramid(maps, 64)
+    features = encoder(torch.rand(2, 3, 64, 96))
+    for index, ours in zip(maps.indices, pyramid(features), strict=False):
+        expected = nn.functional.layer_norm(features[index].movedim(1, -1), features[index].shape[1:2])
+        torch.testing.assert_close(ours.movedim(1, -1), expected)
+    assert len(pyramid.norms) == depth - 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-convnext_atto", "tu-swinv2_tiny_window8_256"])
+def test_other_maps_are_left_as_they_are(name: str) -> None:
+    encoder = build_encoder(name, weights=None)
+    maps = find_maps(encoder, 3)
+    pyramid, features = StridePyramid(maps), encoder(torch.rand(1, 3, 64, 64))
+    assert not pyramid.state_dict()
+    assert all(ours is features[index] for ours, index in zip(pyramid(features), maps.indices, strict=True))
+
+
 def test_options_that_timm_does_not_know_are_named() -> None:
     with pytest.raises(ValueError, match=r"'tu-resnet18' with \{'num_query': 50\} can not be built.*num_query"):
         build_encoder("tu-resnet18", weights=None, num_query=50)

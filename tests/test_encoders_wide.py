@@ -1,5 +1,3 @@
-"""Encoders of every make, the smallest of each family and narrower where timm takes a width."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -7,72 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.encoder_list import ENCODERS, REFUSED
 from mtaclip_plugin import MTACLIP
-from mtaclip_plugin.encoders import build_encoder, find_maps
-
-NARROW = {"embed_dim": 96}
-NARROW_CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}
-
-ENCODERS: dict[str, dict[str, Any]] = {
-    # smp's own
-    "resnet18": {},
-    "mit_b0": {},
-    "resnext50_32x4d": {},
-    "se_resnet50": {},
-    "densenet121": {},
-    "dpn68": {},
-    "vgg11": {},
-    "xception": {},
-    "inceptionv4": {},
-    "efficientnet-b0": {},
-    "mobilenet_v2": {},
-    "mobileone_s0": {},
-    # timm's convolutional ones
-    "tu-resnet10t": {},
-    "tu-mobilenetv3_small_050": {},
-    "tu-convnext_atto": {},
-    "tu-resnext26ts": {},
-    "tu-resnet50_clip": {},
-    "tu-efficientnet_b0": {},
-    "tu-mobilenetv4_conv_small_050": {},
-    "tu-convnextv2_atto": {},
-    "tu-convnext_base.clip_laion2b": NARROW_CONVNEXT,
-    "tu-hrnet_w18_small": {},
-    "tu-regnetx_002": {},
-    "tu-regnety_002": {},
-    "tu-repvgg_a0": {},
-    "tu-ghostnet_050": {},
-    "tu-hgnetv2_b0": {},
-    "tu-mambaout_femto": {},
-    "tu-starnet_s1": {},
-    # timm's with stages and attention
-    "tu-swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1), "embed_dim": 24},
-    "tu-swinv2_tiny_window8_256": {"depths": (1, 1, 1, 1), "embed_dim": 24},
-    "tu-maxvit_rmlp_pico_rw_256": {},
-    "tu-pvt_v2_b0": {},
-    "tu-edgenext_xx_small": {},
-    "tu-efficientvit_b0": {},
-    "tu-fastvit_t8": {},
-    "tu-tiny_vit_5m_224": {},
-    "tu-repvit_m0_9": {},
-    "tu-poolformer_s12": {},
-    "tu-focalnet_tiny_srf": {},
-    "tu-davit_tiny": {"depths": (1, 1, 1, 1), "embed_dims": (24, 48, 96, 192)},
-    # timm's plain ones
-    "tu-vit_tiny_patch16_224": {},
-    "tu-deit3_small_patch16_224": NARROW,
-    "tu-eva02_tiny_patch14_224": {},
-    "tu-vit_small_patch14_dinov2": NARROW,
-    "tu-vit_base_patch16_siglip_224": NARROW,
-    "tu-vit_base_patch16_clip_224": NARROW,
-    "tu-vit_base_patch32_224": NARROW,
-    "tu-vit_small_patch8_224": NARROW,
-    "tu-vit_small_patch16_dinov3": NARROW,
-    "tu-vit_small_patch14_reg4_dinov2": NARROW,
-    "tu-deit_tiny_distilled_patch16_224": {},
-    "tu-flexivit_small": NARROW,
-    "tu-vit_tiny_r_s16_p8_224": {},
-}
+from mtaclip_plugin.dpt_encoder import encode
 
 
 @pytest.mark.parametrize("in_channels", [1, 4])
@@ -101,12 +36,16 @@ def test_every_make_segments_images_of_any_size(name: str, options: dict[str, An
 
     multiple = model._size_multiple
     with torch.no_grad():
-        pyramid = model.decoder.pyramid(model.encoder(torch.rand(1, in_channels, multiple, 2 * multiple)))
+        images = torch.rand(1, in_channels, multiple, 2 * multiple)
+        pyramid = model.decoder.pyramid(encode(model.encoder, images))
     assert [m.shape[-2:] for m in pyramid] == [(multiple // s, 2 * multiple // s) for s in (4, 8, 16, 32)]
     assert tuple(m.shape[1] for m in pyramid) == model.decoder.pyramid.channels
 
 
-@pytest.mark.parametrize("name", ["tu-efficientformerv2_s0", "tu-hiera_tiny_224"])
-def test_encoders_of_one_size_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"takes no image whose sides are multiples of .*such as 'resnet50'"):
-        find_maps(build_encoder(name, weights=None), 3)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_be_used_is_refused_with_the_name_of_one_that_can(name: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 'resnet50'|choose encoder_name='tu-vit_") as refused:
+        MTACLIP(name, encoder_weights=None, classes=2, text_encoder=None)
+    assert "\n" not in str(refused.value)
+    sizes = ("tu-coat", "tu-efficientformer", "tu-gcvit", "tu-hiera")
+    assert ("takes no image whose sides are multiples of" in str(refused.value)) == name.startswith(sizes)

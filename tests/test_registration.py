@@ -13,6 +13,7 @@ from tests.test_model import NAMES, SMALL
 
 DECODER = {name: value for name, value in SMALL.items() if not name.startswith("encoder")} | {"text_encoder": None}
 ARCHITECTURES = sorted(smp.MODEL_ARCHITECTURES_MAPPING.keys() - {"mtaclip", "dpt"})
+DPT = {"encoder_name": "tu-vit_tiny_patch16_224", "embed_dim": 48, "img_size": 128}
 
 
 def create(architecture: str, **options: Any) -> nn.Module:
@@ -31,17 +32,20 @@ def create(architecture: str, **options: Any) -> nn.Module:
         ("pspnet", {"encoder_name": "tu-resnet10t", "output_stride": 16, "psp_use_batchnorm": True}),
         ("upernet", {"encoder_name": "tu-convnext_atto", "drop_path_rate": 0.5}),
         ("unet", {"encoder_name": "tu-swin_tiny_patch4_window7_224", "strict_img_size": False, "depths": (1, 1, 1, 1)}),
+        ("dpt", DPT | {"in_channels": 4, "dynamic_img_size": True}),
+        ("dpt", DPT | {"encoder_depth": 2, "encoder_output_indices": [0, 4], "decoder_intermediate_channels": (8, 8)}),
     ],
 )
 def test_swapping_keeps_the_encoder(architecture: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = create(architecture, **options)
     encoder, weights = model.encoder, {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    image = torch.randn(1, options.get("in_channels", 3), 128, 160)
-    before = model(image)
+    square = torch.randn(1, options.get("in_channels", 3), 128, 128)
+    before = model(square)
 
     swapped = mta.swap_decoder(model, class_names=NAMES, **DECODER)
     assert swapped.encoder is encoder and model.encoder is encoder
-    assert torch.equal(model(image), before)
+    assert torch.equal(model(square), before)
+    image = torch.randn(1, options.get("in_channels", 3), 128, 160)
     logits = swapped(image)
     assert logits.shape == (1, 3, 128, 160) and logits.isfinite().all()
     for name, value in swapped.encoder.state_dict().items():
@@ -128,11 +132,9 @@ def test_models_that_can_not_be_swapped() -> None:
     model.encoder.make_dilated(16)
     with pytest.raises(ValueError, match="not the one that its configuration describes"):
         mta.swap_decoder(model, **DECODER)
-    with pytest.raises(ValueError, match=r"such as Unet, FPN or Segformer, or .* encoder_name='tu-vit_tiny"):
-        mta.swap_decoder(
-            create("dpt", encoder_name="tu-vit_tiny_patch16_224", encoder_depth=4, dynamic_img_size=True),
-            **DECODER,
-        )
+    eva = {"encoder_name": "tu-eva02_tiny_patch14_224", "embed_dim": 48}
+    with pytest.raises(ValueError, match=r"'eva02_tiny_patch14_224' .* build its DPT with dynamic_img_size=True"):
+        mta.swap_decoder(create("dpt", encoder_depth=4, **eva), **DECODER)
 
 
 def test_options_of_the_encoder_are_not_taken() -> None:

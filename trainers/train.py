@@ -63,7 +63,7 @@ def train(config: Config) -> None:
             check_same_model(resumed, folder / LAST, model=config.model, class_names=class_names)
         torch.manual_seed(config.train.seed)
         model = create_model(config, class_names)
-        config = resolve_statistics(config)
+        config = resolve_statistics(config, model)
         forward = create_forward(model, config)
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:

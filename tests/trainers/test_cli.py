@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainers import evaluate, models, predict, train
+from trainers.assemble import resolve_statistics
 from trainers.checkpoints import load_checkpoint
-from trainers.config import config_from_yaml
+from trainers.config import Config, config_from_yaml
 from trainers.validation import Validation
 
 TINY = [
@@ -112,6 +114,33 @@ def test_random_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "tiny-flat has random weights: the class names carry no meaning" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        ["clip", "--model.encoder_weights=packaged", "--model.text_encoder=tiny-flat", "--model.text_pretrained=null"],
+        ["clip:tiny-flat"],
+    ],
+)
+def test_the_image_tower_of_clip_is_an_encoder(encoder: list[str], tmp_path: Path) -> None:
+    folder = run_training(tmp_path / "run", *MTACLIP, "--model.encoder_name", *encoder)
+    checkpoint = load_checkpoint(folder / "last.pt")
+    assert checkpoint.config.data.mean == pytest.approx(OPENAI_DATASET_MEAN, abs=1e-7)
+    assert checkpoint.config.data.std == pytest.approx(OPENAI_DATASET_STD, abs=1e-7)
+    scores = evaluate.evaluate(checkpoint, root=None, split=None, device="cpu")
+    assert scores.mean_iou == pytest.approx(checkpoint.scores.mean_iou, abs=1e-6)
+    write_image(tmp_path / "a.jpg", (50, 33))
+    predict.main(["--checkpoint", str(folder / "last.pt"), str(tmp_path / "a.jpg"), "--output", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+@pytest.mark.parametrize(("encoder_name", "std"), [("tu-tf_efficientnet_lite0", 0.5), ("resnet18", 0.229)])
+def test_what_the_options_leave_open_is_the_encoder_s(encoder_name: str, std: float) -> None:
+    model = models.build_model("unet", encoder_name=encoder_name, encoder_weights=None, class_names=["a", "b"])
+    config = replace(Config(), data=replace(Config().data, mean=(0.1, 0.2, 0.3)))
+    resolved = resolve_statistics(config, model).data
+    assert resolved.mean == (0.1, 0.2, 0.3) and resolved.std is not None and resolved.std[0] == std
+
+
 @pytest.mark.parametrize("arch", [["--model.arch", "unet"], MTACLIP])
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: list[str]
@@ -200,7 +229,9 @@ def test_a_wrong_label_is_told_in_one_sentence(
     [
         (["--model.arch", "upsidedownnet"], "upsidedownnet"),
         (["--model.arch", "unet", "--model.encoder_name", "resnet17"], "resnet17"),
-        (["--model.arch", "unet", "--model.encoder_name", "tu-resnet17"], "resnet17"),
+        (["--model.arch", "unet", "--model.encoder_name", "tu-resnet17"], "timm has no model 'resnet17'; did you mean"),
+        (["--model.arch", "unet", "--model.encoder_name", "clip"], "unknown encoder 'clip'; "),
+        (["--model.encoder_name", "clip"], "the open_clip model that text_encoder names"),
         (["--model.encoder_name", "resnet17"], "resnet17"),
         (["--model.arch", "unet", "--model.encoder_weights", "of-my-cat"], "of-my-cat"),
         (["--model.encoder_weights", "packaged"], "tu-tf_efficientnet_lite0"),

@@ -1,0 +1,1 @@
+"""Programs that measure, each writing a table into docs/."""
