@@ -3,91 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LevelShapes = Sequence[tuple[int, int]]
+from mtaclip_plugin.decoder.grid_sampling import grid_sampling
+from mtaclip_plugin.decoder.positions import LevelShapes
+from mtaclip_plugin.decoder.sparse_sampling import SparseSampling
 
 
-def deformable_sampling(value: Tensor, grid: Tensor, weights: Tensor, level_shapes: LevelShapes) -> Tensor:
-    """Weighted sum of values sampled bilinearly on every level.
+def deformable_sampling(
+    value: Tensor, offsets: Tensor, weights: Tensor, reference_points: Tensor, level_shapes: LevelShapes
+) -> Tensor:
+    """Weighted sum of values sampled bilinearly on every level, zero beyond its border.
 
-    ``out[n, :, s] = sum_l sum_p weights[n, s, l, p] * value_l[n, :, grid[n, l, s, p]]``
+    ``out[b, s, h] = sum_l sum_p weights[b, s, h, l, p] * value_l[b, :, h] at reference[s] + offsets[b, s, h, l, p]``
 
-    The sampled values, points times levels as large as the output, are made one level at a time and are never
-    kept: the backward pass samples again from the inputs.
+    What is kept for the backward pass are the inputs alone.
 
     Args:
-        value: (N, d, S) values of all levels, flattened and concatenated; N is batch times heads.
-        grid: (N, levels, S', points, 2) sampling positions (x, y) in [-1, 1], as ``grid_sample`` reads them.
-        weights: (N, S', levels, points) attention weights.
+        value: (B, S, heads, d) values of all levels, flattened and concatenated.
+        offsets: (B, S', heads, levels, points, 2) (x, y) from the reference point, in cells of the level.
+        weights: (B, S', heads, levels, points) attention weights.
+        reference_points: (S', 2) (x, y) in [0, 1].
         level_shapes: height and width of each level; their areas sum to S.
 
     Returns:
-        (N, d, S') sampled and summed values.
+        (B, S', heads, d) sampled and summed values.
     """
-    if torch.is_grad_enabled() and (value.requires_grad or grid.requires_grad or weights.requires_grad):
-        sampled: Tensor = _RecomputedSampling.apply(value, grid, weights, level_shapes)
+    # The sparse product needs real tensors, and has no symbol in an exported graph.
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        sampled: Tensor = SparseSampling.apply(value, offsets, weights, reference_points, level_shapes)
         return sampled
-    return _sample(value, grid, weights, level_shapes)
-
-
-def _levels(value: Tensor, level_shapes: LevelShapes) -> Iterator[tuple[Tensor, int, int]]:
-    """Views (N, d, h, w) of ``value``, with the range each takes in its last dimension."""
-    start = 0
-    for height, width in level_shapes:
-        end = start + height * width
-        yield value[..., start:end].unflatten(-1, (height, width)), start, end
-        start = end
-
-
-def _grid_sample(value: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _sample(value: Tensor, grid: Tensor, weights: Tensor, level_shapes: LevelShapes) -> Tensor:
-    output: Tensor | None = None
-    for level, (level_value, _, _) in enumerate(_levels(value, level_shapes)):
-        # No gradient is recorded here, so the samples can be weighted in place.
-        summed = _grid_sample(level_value, grid[:, level]).mul_(weights[:, None, :, level]).sum(-1)
-        output = summed if output is None else output + summed
-    assert output is not None
-    return output
-
-
-class _RecomputedSampling(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grid: Tensor, weights: Tensor, level_shapes: LevelShapes) -> Tensor:
-        ctx.save_for_backward(value, grid, weights)
-        ctx.level_shapes = level_shapes
-        return _sample(value, grid, weights, level_shapes)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        value, grid, weights = ctx.saved_tensors
-        grad_value, grad_grid = torch.empty_like(value), torch.empty_like(grid)
-        grad_weights = torch.empty_like(weights)
-        grad_output = grad_output.unsqueeze(-1)
-        for level, (level_value, start, end) in enumerate(_levels(value, ctx.level_shapes)):
-            level_grid = grid[:, level]
-            grad_weights[:, :, level] = _grid_sample(level_value, level_grid).mul_(grad_output).sum(1)
-            bilinear, zeros, align_corners = 0, 0, False
-            grad_level, grad_grid[:, level] = torch.ops.aten.grid_sampler_2d_backward(
-                grad_output * weights[:, None, :, level],
-                level_value,
-                level_grid,
-                bilinear,
-                zeros,
-                align_corners,
-                (True, True),
-            )
-            grad_value[..., start:end] = grad_level.flatten(2)
-        return grad_value, grad_grid, grad_weights, None
+    return grid_sampling(value, offsets, weights, reference_points, level_shapes)
 
 
 class DeformableAttention(nn.Module):
@@ -128,31 +77,30 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, queries: Tensor, values: Tensor, reference_points: Tensor, level_shapes: LevelShapes) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, reference_points: Tensor, level_shapes: LevelShapes) -> Tensor:
         """Attends from every token to ``num_points`` positions on every level.
 
         Args:
-            queries: (B, S', D) tokens with their positions added.
-            values: (B, S, D) tokens of all levels, flattened and concatenated.
-            reference_points: (S', 2) centre (x, y) of each query in [0, 1].
+            tokens: (B, S, D) of all levels, flattened and concatenated.
+            positions: (S, D) what is added to the tokens to ask where to look.
+            reference_points: (S, 2) centre (x, y) of each token in [0, 1].
             level_shapes: height and width of each level.
 
         Returns:
-            (B, S', D).
+            (B, S, D).
         """
-        batch, length, channels = queries.shape
         samples = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(queries).view(batch, length, *samples, 2)
-        weights = self.attention_weights(queries).view(batch, length, self.num_heads, -1).softmax(-1)
+        # Places need more than the eight bits of a bfloat16, and sampling wants one dtype: at least float32.
+        dtype = torch.promote_types(tokens.dtype, torch.float32)
+        offsets = _of_sum(self.sampling_offsets, tokens, positions).to(dtype).unflatten(-1, (*samples, 2))
+        weights = _of_sum(self.attention_weights, tokens, positions).to(dtype).unflatten(-1, (self.num_heads, -1))
+        value = self.value_projection(tokens).to(dtype).unflatten(-1, (self.num_heads, -1))
+        sampled = deformable_sampling(
+            value, offsets, weights.softmax(-1).unflatten(-1, samples[1:]), reference_points, level_shapes
+        )
+        return self.output_projection(sampled.flatten(2).to(tokens.dtype))
 
-        # Positions need more than the eight bits of a bfloat16, and grid_sample wants one dtype: at least float32.
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        sizes = torch.tensor([(w, h) for h, w in level_shapes], dtype=dtype, device=queries.device)
-        grid = 2 * (reference_points[:, None, None, None] + offsets.to(dtype) / sizes[:, None]) - 1
-        grid = grid.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
-        weights = weights.to(dtype).view(batch, length, *samples).transpose(1, 2).flatten(0, 1)
-        value = self.value_projection(values).to(dtype).transpose(1, 2)
-        value = value.reshape(batch * self.num_heads, channels // self.num_heads, -1)
 
-        sampled = deformable_sampling(value, grid, weights, level_shapes).to(queries.dtype)
-        return self.output_projection(sampled.view(batch, channels, length).transpose(1, 2))
+def _of_sum(projection: nn.Linear, tokens: Tensor, positions: Tensor) -> Tensor:
+    """``projection(tokens + positions)``, without a sum (B, S, D) that would be kept for the backward pass."""
+    return projection(tokens) + F.linear(positions, projection.weight)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtaclip_plugin.decoder.recompute import recomputed
+
 MAX_LOGIT_SCALE = 100.0
 """CLIP's own bound: a learned temperature must not turn the softmax into an argmax."""
 
@@ -146,5 +148,5 @@ class PredictionHead(nn.Module):
         mask_tokens, text_tokens = hidden.split([num_queries, hidden.shape[1] - num_queries], 1)
         text_logits = None
         if self.text_head is not None and text is not None:
-            text_logits = self.text_head(mask_tokens, text_tokens, text)
+            text_logits = recomputed(self.text_head, mask_tokens, text_tokens, text)
         return TokenPrediction(self.class_head(mask_tokens), mask_embed[:, :num_queries], text_logits)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,14 +48,37 @@ class Attention(nn.Module):
         Returns:
             (B, N, D).
         """
-        attended = F.scaled_dot_product_attention(
-            self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value)), attn_mask=mask
-        )
+        with nullcontext() if mask is None else _mask_kept_as_bool(mask, self.num_heads):
+            attended = F.scaled_dot_product_attention(
+                self._heads(self.query(query)),
+                self._heads(self.key(key)),
+                self._heads(self.value(value)),
+                attn_mask=mask,
+            )
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, heads, N, D / heads)."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _mask_kept_as_bool(mask: Tensor, num_heads: int) -> AbstractContextManager[object]:
+    """Keeps the mask for the backward pass in a quarter of the memory: attention makes numbers, 0 and -inf, of it."""
+    if num_heads == 1 or torch.compiler.is_compiling():  # of one head, other tensors could be of the mask's shape
+        return nullcontext()
+
+    def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.dtype]:
+        if tensor.shape == mask.shape and tensor.is_floating_point():
+            return mask, tensor.dtype
+        return tensor
+
+    def unpack(packed: Tensor | tuple[Tensor, torch.dtype]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        mask, dtype = packed
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 class MaskTextDecoderLayer(nn.Module):
@@ -73,22 +99,20 @@ class MaskTextDecoderLayer(nn.Module):
         self.feedforward = feedforward(channels, feedforward_channels)
         self.feedforward_norm = nn.LayerNorm(channels)
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, memory: Tensor, memory_positions: Tensor, mask: Tensor
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, memory: Tensor, memory_keys: Tensor, mask: Tensor) -> Tensor:
         """Updates all tokens.
 
         Args:
             tokens: (B, N, D) mask tokens, then text tokens.
             positions: (N, D) learned positions of the tokens.
             memory: (B, S, D) one map of the pixel decoder, flattened.
-            memory_positions: (S, D) positions of its cells.
+            memory_keys: (B, S, D) the same with the positions of its cells added.
             mask: (B, 1, N, S) bool, true where a token may look.
 
         Returns:
             (B, N, D).
         """
-        attended = self.cross_attention(tokens + positions, memory + memory_positions, memory, mask)
+        attended = self.cross_attention(tokens + positions, memory_keys, memory, mask)
         tokens = self.cross_attention_norm(tokens + attended)
         queries = tokens + positions
         tokens = self.self_attention_norm(tokens + self.self_attention(queries, queries, tokens))

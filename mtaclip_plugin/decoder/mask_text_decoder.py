@@ -86,7 +86,7 @@ class MaskTextDecoder(nn.Module):
         """
         tokens, positions = self._tokens(text)
         tokens = tokens.expand(features.mask_features.shape[0], -1, -1)  # len() would fix the batch of an export
-        memories, memory_positions = self._memories(features)
+        memories, memory_keys = self._memories(features)
         resized = self._resized_mask_features(features)
 
         predictions = []
@@ -97,7 +97,7 @@ class MaskTextDecoder(nn.Module):
                 predictions.append(self.head(hidden, mask_embed, self.num_queries, text))
             level = index % len(memories)
             mask = attention_mask(mask_embed, resized[level])
-            tokens = layer(tokens, positions, memories[level], memory_positions[level], mask)
+            tokens = layer(tokens, positions, memories[level], memory_keys[level], mask)
             hidden = self.head.norm(tokens)
             mask_embed = self.head.mask_head(hidden)
         predictions.append(self.head(hidden, mask_embed, self.num_queries, text))
@@ -118,16 +118,16 @@ class MaskTextDecoder(nn.Module):
         return tokens, torch.cat([positions, text_positions])
 
     def _memories(self, features: PixelFeatures) -> tuple[list[Tensor], list[Tensor]]:
-        """Flattened memories (B, S_i, D) with their level embedding, and their cells' positions (S_i, D)."""
+        """Flattened memories (B, S_i, D) with their level embedding, and the same with their cells' positions."""
         memories = [
             memory.flatten(2).transpose(1, 2) + level
             for memory, level in zip(features.memories, self.level_embedding.weight, strict=True)
         ]
-        positions = [
-            sine_positions(memory.shape[-2], memory.shape[-1], memory.shape[1], like=memory)
-            for memory in features.memories
+        keys = [
+            memory + sine_positions(level.shape[-2], level.shape[-1], level.shape[1], like=level)
+            for memory, level in zip(memories, features.memories, strict=True)
         ]
-        return memories, positions
+        return memories, keys
 
     @staticmethod
     def _resized_mask_features(features: PixelFeatures) -> list[Tensor]:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtaclip_plugin.decoder.deformable_attention import DeformableAttention, LevelShapes
+from mtaclip_plugin.decoder.deformable_attention import DeformableAttention
 from mtaclip_plugin.decoder.layers import feedforward
-from mtaclip_plugin.decoder.positions import cell_centers, sine_positions
+from mtaclip_plugin.decoder.positions import LevelShapes, cell_centers, sine_positions
+from mtaclip_plugin.decoder.recompute import recomputed
 from mtaclip_plugin.encoders import GROUPS
 
 
@@ -57,9 +58,9 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, reference_points: Tensor, level_shapes: LevelShapes) -> Tensor:
         """(B, S, D) tokens of all levels to (B, S, D)."""
-        attended = self.attention(tokens + positions, tokens, reference_points, level_shapes)
+        attended = self.attention(tokens, positions, reference_points, level_shapes)
         tokens = self.attention_norm(tokens + attended)
-        return self.feedforward_norm(tokens + self.feedforward(tokens))
+        return self.feedforward_norm(tokens + recomputed(self.feedforward, tokens))
 
 
 class DeformablePixelDecoder(nn.Module):
@@ -118,9 +119,11 @@ class DeformablePixelDecoder(nn.Module):
         stride_32, stride_16, stride_8 = (
             part.unflatten(-1, shape) for part, shape in zip(parts, level_shapes, strict=True)
         )
-        lateral = self.lateral(stride_4)
+        # The maps at stride 4 are the largest ones: of each convolution's, only what it takes is kept, or gives.
+        lateral = recomputed(self.lateral, stride_4)
         upsampled = F.interpolate(stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        mask_features = self.mask_projection(self.output(lateral + upsampled))
+        convolution, *norm = self.output
+        mask_features = recomputed(nn.Sequential(*norm, self.mask_projection), convolution(lateral + upsampled))
         return PixelFeatures(mask_features, (stride_32, stride_16, stride_8))
 
 

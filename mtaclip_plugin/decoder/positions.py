@@ -1,11 +1,15 @@
-"""Fixed sine positions of a feature map's cells."""
+"""Where a feature map's cells are."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+LevelShapes = Sequence[tuple[int, int]]
+"""Height and width of each level of a pyramid whose cells are flattened and concatenated."""
 
 
 def sine_positions(height: int, width: int, channels: int, *, like: Tensor) -> Tensor:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from mtaclip_plugin.decoder.heads import TextAlignmentHead
 from mtaclip_plugin.decoder.layers import Attention
@@ -137,6 +139,39 @@ def test_attention_equals_torch() -> None:
     mask[..., 0] = True
     expected, _ = theirs(query, key, value, attn_mask=~mask.expand(-1, 4, -1, -1).flatten(0, 1))
     torch.testing.assert_close(ours(query, key, value, mask), expected)
+
+
+def test_a_mask_is_kept_for_the_backward_pass_as_bits() -> None:
+    attention, queries, memory = Attention(8, 4), torch.randn(2, 50, 8), torch.randn(2, 1000, 8)
+    mask = torch.rand(2, 1, 50, 1000) > 0.5
+
+    def kept(mask: Tensor | None) -> int:
+        tracker = MemTracker()
+        with tracker:
+            output = attention(queries, memory, memory, mask)
+        assert output.requires_grad
+        return tracker.get_tracker_snapshot("current")[output.device]["Total"]
+
+    assert kept(mask) - kept(None) < mask.numel() / 2  # the numbers made of it would be four times its size
+
+
+def test_the_bits_give_the_gradients_of_the_numbers() -> None:
+    attention, memory = Attention(16, 4), torch.randn(2, 9, 16)
+    mask = torch.rand(2, 1, 5, 9) > 0.5
+    mask[..., 0] = True
+    queries = torch.randn(2, 5, 16, requires_grad=True)
+    parameters = list(attention.parameters())
+    gradients = torch.autograd.grad(attention(queries, memory, memory, mask).square().sum(), [queries, *parameters])
+    heads = [
+        project(tokens).unflatten(-1, (4, 4)).transpose(1, 2)
+        for project, tokens in ((attention.query, queries), (attention.key, memory), (attention.value, memory))
+    ]
+    attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+    literal = attention.output(attended.transpose(1, 2).flatten(2))
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(literal.square().sum(), [queries, *parameters]), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", [DeformablePixelDecoder, FPNPixelDecoder])
