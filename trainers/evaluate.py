@@ -10,7 +10,10 @@ from pathlib import Path
 
 from ignite.handlers import ProgressBar
 from jsonargparse import ArgumentParser
+from segmentation_models_pytorch.base import SegmentationModel
 
+from mtaclip_plugin import MTACLIP
+from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
 from trainers.checkpoints import Checkpoint, load_checkpoint
 from trainers.data.loaders import create_eval_loader
@@ -20,7 +23,15 @@ from trainers.metrics import SegmentationScores, format_scores
 from trainers.validation import evaluate_model
 
 
-def evaluate(checkpoint: Checkpoint, *, root: str | None, split: str | None, device: str) -> SegmentationScores:
+def evaluate(
+    checkpoint: Checkpoint,
+    *,
+    root: str | None,
+    split: str | None,
+    device: str,
+    classification: Classification | None = None,
+    text_embeddings: Path | None = None,
+) -> SegmentationScores:
     """Scores of a checkpoint on whole images.
 
     Args:
@@ -28,9 +39,11 @@ def evaluate(checkpoint: Checkpoint, *, root: str | None, split: str | None, dev
         root: Another folder of the dataset; ``None`` for the one of the training.
         split: Another split; ``None`` for the validation split of the training.
         device: Where the model runs.
+        classification: What names the masks of an "mtaclip"; ``None`` for what it was trained with.
+        text_embeddings: File of other text for the same classes; ``None`` for the text of the training.
 
     Raises:
-        UserError: The dataset is not there, cannot be read, or has other classes.
+        UserError: The dataset is not there, cannot be read, or has other classes; the text does not fit the model.
     """
     config = checkpoint.config
     with user_errors():
@@ -41,11 +54,22 @@ def evaluate(checkpoint: Checkpoint, *, root: str | None, split: str | None, dev
                 f"The checkpoint knows the classes {', '.join(checkpoint.class_names)}, the dataset has "
                 f"{', '.join(dataset.class_names)}; evaluate it on a dataset with its own classes."
             )
-        forward = create_forward(restore_model(checkpoint), replace(config, train=replace(config.train, device=device)))
+        model = restore_model(checkpoint)
+        if text_embeddings is not None:
+            _text_guided(model, "--text_embeddings").set_text_embeddings(text_embeddings)
+        if classification is not None:
+            _text_guided(model, "--classification").classification = classification
+        forward = create_forward(model, replace(config, train=replace(config.train, device=device)))
         loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
     evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
     ProgressBar(desc="evaluate").attach(evaluator)
     return evaluate_model(evaluator, loader)
+
+
+def _text_guided(model: SegmentationModel, option: str) -> MTACLIP:
+    if not isinstance(model, MTACLIP) or model.prompts is None:
+        raise UserError(f'{option} is for an "mtaclip" with text; leave it out, or evaluate a checkpoint of one.')
+    return model
 
 
 @main_guard
@@ -62,11 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data.split", type=str | None, help="Name of the split; null: the validation split.")
     parser.add_argument("--output", type=Path | None, help="JSON file; null: beside the checkpoint.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
+    parser.add_argument("--classification", type=Classification | None, help="What names the masks; null: as trained.")
+    parser.add_argument("--text_embeddings", type=Path | None, help="File of other text for the same classes.")
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
     split = options.data.split or checkpoint.config.data.val_split
-    scores = evaluate(checkpoint, root=options.data.root, split=split, device=options.device)
+    scores = evaluate(
+        checkpoint,
+        root=options.data.root,
+        split=split,
+        device=options.device,
+        classification=options.classification,
+        text_embeddings=options.text_embeddings,
+    )
     print(format_scores(scores, checkpoint.class_names))
     output = options.output or options.checkpoint.with_name(f"{options.checkpoint.stem}_{split}.json")
     report = {"checkpoint": str(options.checkpoint), "iteration": checkpoint.iteration, "split": split}

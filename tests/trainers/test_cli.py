@@ -182,6 +182,37 @@ def test_evaluate_takes_another_split_and_file(unet_run: Path, tmp_path: Path) -
     assert json.loads(output.read_text())["split"] == "train"
 
 
+def test_evaluate_classifies_by_other_text(mtaclip_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(mtaclip_run / "best.pt")
+    bank, other = checkpoint.model["prompts.embeddings"], tmp_path / "other.npy"
+    np.save(other, bank.roll(1, 0).numpy())
+    np.save(tmp_path / "same.npy", bank.numpy())
+
+    def accuracy(classification: str, text: Path | None) -> float:
+        file = tmp_path / "scores.json"
+        text_options = [] if text is None else ["--text_embeddings", str(text)]
+        options = ["--checkpoint", str(mtaclip_run / "best.pt"), "--device", "cpu", "--output", str(file)]
+        evaluate.main([*options, "--classification", classification, *text_options])
+        return json.loads(file.read_text())["pixel_accuracy"]
+
+    trained = accuracy("text", None)
+    assert accuracy("text", tmp_path / "same.npy") == trained
+    assert accuracy("text", other) != trained
+    assert accuracy("learned", None) == checkpoint.scores.pixel_accuracy
+
+
+def test_evaluate_takes_other_text_only_where_there_is_text(
+    unet_run: Path, mtaclip_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(unet_run / "best.pt"), "--device", "cpu"]
+    line = failure(evaluate.main, [*options, "--classification", "text"], capsys)
+    assert '--classification is for an "mtaclip" with text' in line
+    np.save(tmp_path / "small.npy", np.ones((3, 4), dtype=np.float32))
+    options = ["--checkpoint", str(mtaclip_run / "best.pt"), "--device", "cpu"]
+    line = failure(evaluate.main, [*options, "--text_embeddings", str(tmp_path / "small.npy")], capsys)
+    assert "text embeddings of shape (3, 4) for 12 classes" in line
+
+
 def test_evaluate_needs_the_classes_of_the_checkpoint(
     unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
