@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.grid_sampling import grid_sampling
 from mtaclip_plugin.decoder.positions import LevelShapes
+from mtaclip_plugin.decoder.recompute import recomputed
 from mtaclip_plugin.decoder.sparse_sampling import SparseSampling
 
 
@@ -92,15 +92,15 @@ class DeformableAttention(nn.Module):
         samples = (self.num_heads, self.num_levels, self.num_points)
         # Places need more than the eight bits of a bfloat16, and sampling wants one dtype: at least float32.
         dtype = torch.promote_types(tokens.dtype, torch.float32)
-        offsets = _of_sum(self.sampling_offsets, tokens, positions).to(dtype).unflatten(-1, (*samples, 2))
-        weights = _of_sum(self.attention_weights, tokens, positions).to(dtype).unflatten(-1, (self.num_heads, -1))
+        offsets = self._look(self.sampling_offsets, tokens, positions).to(dtype).unflatten(-1, (*samples, 2))
+        weights = self._look(self.attention_weights, tokens, positions).to(dtype).unflatten(-1, (self.num_heads, -1))
         value = self.value_projection(tokens).to(dtype).unflatten(-1, (self.num_heads, -1))
         sampled = deformable_sampling(
             value, offsets, weights.softmax(-1).unflatten(-1, samples[1:]), reference_points, level_shapes
         )
         return self.output_projection(sampled.flatten(2).to(tokens.dtype))
 
-
-def _of_sum(projection: nn.Linear, tokens: Tensor, positions: Tensor) -> Tensor:
-    """``projection(tokens + positions)``, without a sum (B, S, D) that would be kept for the backward pass."""
-    return projection(tokens) + F.linear(positions, projection.weight)
+    @staticmethod
+    def _look(projection: nn.Linear, tokens: Tensor, positions: Tensor) -> Tensor:
+        """``projection(tokens + positions)``, without keeping the sum (B, S, D) for the backward pass."""
+        return recomputed(lambda tokens: projection(tokens + positions), tokens)

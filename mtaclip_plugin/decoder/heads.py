@@ -133,20 +133,20 @@ class PredictionHead(nn.Module):
                 channels, text_channels, temperature=temperature, learn_temperature=learn_temperature
             )
 
-    def forward(self, hidden: Tensor, mask_embed: Tensor, num_queries: int, text: Tensor | None) -> TokenPrediction:
+    def forward(self, hidden: Tensor, mask_embed: Tensor, text: Tensor | None) -> TokenPrediction:
         """Predicts from all tokens of a layer.
 
         Args:
             hidden: (B, Q + P·(K+1), D), tokens after ``norm``.
-            mask_embed: (B, Q + P·(K+1), D), what ``mask_head`` made of them; the attention masks need them all.
-            num_queries: Q.
+            mask_embed: (B, Q, D), what ``mask_head`` made of the mask tokens.
             text: (P, K+1, T); ``None`` without text.
 
         Returns:
             The layer's prediction.
         """
-        mask_tokens, text_tokens = hidden.split([num_queries, hidden.shape[1] - num_queries], 1)
+        num_queries = mask_embed.shape[1]
+        mask_tokens, text_tokens = hidden[:, :num_queries], hidden[:, num_queries:]
         text_logits = None
         if self.text_head is not None and text is not None:
             text_logits = recomputed(self.text_head, mask_tokens, text_tokens, text)
-        return TokenPrediction(self.class_head(mask_tokens), mask_embed[:, :num_queries], text_logits)
+        return TokenPrediction(self.class_head(mask_tokens), mask_embed, text_logits)

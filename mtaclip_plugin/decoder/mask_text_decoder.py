@@ -91,17 +91,26 @@ class MaskTextDecoder(nn.Module):
 
         predictions = []
         hidden = self.head.norm(tokens)
-        mask_embed = self.head.mask_head(hidden)
+        mask_embed = self.head.mask_head(hidden[:, : self.num_queries])
         for index, layer in enumerate(self.layers):
             if auxiliary:
-                predictions.append(self.head(hidden, mask_embed, self.num_queries, text))
+                predictions.append(self.head(hidden, mask_embed, text))
             level = index % len(memories)
-            mask = attention_mask(mask_embed, resized[level])
+            mask = attention_mask(self._with_text(mask_embed, hidden), resized[level])
             tokens = layer(tokens, positions, memories[level], memory_keys[level], mask)
             hidden = self.head.norm(tokens)
-            mask_embed = self.head.mask_head(hidden)
-        predictions.append(self.head(hidden, mask_embed, self.num_queries, text))
+            mask_embed = self.head.mask_head(hidden[:, : self.num_queries])
+        predictions.append(self.head(hidden, mask_embed, text))
         return predictions
+
+    @torch.no_grad()
+    def _with_text(self, mask_embed: Tensor, hidden: Tensor) -> Tensor:
+        """Mask embeddings (B, N, D) of all tokens, of those of the mask tokens (B, Q, D).
+
+        The masks of text tokens say where these look and nothing else, so no gradient needs them.
+        """
+        text_tokens = hidden[:, self.num_queries :].detach()
+        return torch.cat([mask_embed, self.head.mask_head(text_tokens)], 1)
 
     def _tokens(self, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """All tokens (N, D) before the first layer and their positions (N, D)."""
