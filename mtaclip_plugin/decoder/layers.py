@@ -48,7 +48,7 @@ class Attention(nn.Module):
         Returns:
             (B, N, D).
         """
-        with nullcontext() if mask is None else _mask_kept_as_bool(mask, self.num_heads):
+        with nullcontext() if mask is None else mask_kept_as_bool(mask, self.num_heads):
             attended = F.scaled_dot_product_attention(
                 self._heads(self.query(query)),
                 self._heads(self.key(key)),
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def _mask_kept_as_bool(mask: Tensor, num_heads: int) -> AbstractContextManager[object]:
+def mask_kept_as_bool(mask: Tensor, num_heads: int) -> AbstractContextManager[object]:
     """Keeps the mask for the backward pass in a quarter of the memory: attention makes numbers, 0 and -inf, of it."""
     if num_heads == 1 or torch.compiler.is_compiling():  # of one head, other tensors could be of the mask's shape
         return nullcontext()

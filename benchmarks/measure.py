@@ -1,0 +1,102 @@
+"""Counting and timing: operations, bytes, and seconds in pairs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+MEBIBYTE = 2**20
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of a call: a multiplication and an addition are two."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        function()
+    return counter.get_total_flops()
+
+
+def peak_bytes(function: Callable[[], object], module: nn.Module) -> int:
+    """Most bytes of tensors, the module's parameters and buffers included, that live at any moment of a call.
+
+    Every storage that an operation of torch makes is counted from its making to its release: the same number each time
+    and on each machine. What a kernel holds inside of itself is not seen.
+    """
+    tracker = MemTracker()
+    tracker.track_external(module)
+    with tracker:
+        function()
+    return sum(counts["Total"] for counts in tracker.get_tracker_snapshot("peak").values())
+
+
+@dataclass(frozen=True)
+class PairedSeconds:
+    """Seconds of several functions, called in turn.
+
+    Attributes:
+        rounds: for each round the seconds of each function.
+    """
+
+    rounds: tuple[Mapping[str, float], ...]
+
+    def median(self, name: str) -> float:
+        """Median seconds of one function."""
+        return statistics.median(seconds[name] for seconds in self.rounds)
+
+    def ratio(self, name: str, peer: str) -> float:
+        """Median over the rounds of the quotient of two functions' seconds: what disturbs a round disturbs both."""
+        return statistics.median(seconds[name] / seconds[peer] for seconds in self.rounds)
+
+
+def time_in_turn(functions: Mapping[str, Callable[[], object]], rounds: int, *, title: str) -> PairedSeconds:
+    """Calls all functions in turn, round after round, after one round that does not count.
+
+    Args:
+        functions: by name.
+        rounds: how many.
+        title: of the progress bar.
+    """
+    measured = []
+    for number in tqdm(range(rounds + 1), desc=title):
+        seconds = {}
+        for name, function in functions.items():
+            _synchronize()
+            start = time.perf_counter()
+            function()
+            _synchronize()
+            seconds[name] = time.perf_counter() - start
+        if number > 0:
+            measured.append(seconds)
+    return PairedSeconds(tuple(measured))
+
+
+def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
+    """FLOP a second that matrix products reach here, the best of ten."""
+    matrix = torch.randn(size, size).to(dtype)
+    return 2 * size**3 / min(_seconds(lambda: matrix @ matrix) for _ in range(10))
+
+
+def copy_rate(*, megabytes: int = 256) -> float:
+    """Bytes a second that a copy reads and writes here, the best of ten."""
+    source = torch.randn(megabytes * 2**18)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(_seconds(lambda: target.copy_(source)) for _ in range(10))
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
