@@ -6,10 +6,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -24,14 +27,44 @@ def count_flops(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def peak_bytes(function: Callable[[], object], module: nn.Module) -> int:
-    """Most bytes of tensors, the module's parameters and buffers included, that live at any moment of a call.
+class _ByteCounter(TorchDispatchMode):
+    """Sums the sizes of what each operation reads and writes; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.total += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, outputs)) if isinstance(leaf, Tensor))
+        return outputs
+
+
+def count_bytes(function: Callable[[], object]) -> int:
+    """Bytes that the operations of a call read and write, each tensor once an operation, as if there were no caches."""
+    counter = _ByteCounter()
+    with counter:
+        function()
+    return counter.total
+
+
+class _Tracker(MemTracker):
+    """``MemTracker`` for modules with frozen parameters too, which it can not hook."""
+
+    def _track_module_params_and_buffers(self, module: nn.Module, install_grad_hooks: bool = True) -> tuple[int, int]:
+        trained = all(parameter.requires_grad for parameter in module.parameters())
+        return super()._track_module_params_and_buffers(module, install_grad_hooks and trained)
+
+
+def peak_bytes(function: Callable[[], object], *modules: nn.Module) -> int:
+    """Most bytes of tensors, the modules' parameters and buffers included, that live at any moment of a call.
 
     Every storage that an operation of torch makes is counted from its making to its release: the same number each time
     and on each machine. What a kernel holds inside of itself is not seen.
     """
-    tracker = MemTracker()
-    tracker.track_external(module)
+    tracker = _Tracker()
+    tracker.track_external(*modules)
     with tracker:
         function()
     return sum(counts["Total"] for counts in tracker.get_tracker_snapshot("peak").values())

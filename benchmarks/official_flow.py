@@ -102,7 +102,8 @@ def official_loss(
     for prediction in predictions:
         labels = torch.full((batch, num_queries), columns - 1, device=images.device)
         for image, classes in enumerate(targets.classes):
-            here, ids = torch.tensor([image]), torch.tensor([list(classes)], dtype=torch.int64)
+            here = torch.tensor([image], device=images.device)
+            ids = torch.tensor([list(classes)], dtype=torch.int64, device=images.device)
             queries = _match(prediction, targets, points, criterion, here, ids)
             labels[image, queries] = ids[0]
             masks = prediction.mask_logits[image, queries]
@@ -177,5 +178,5 @@ def _match(
             + matcher.mask_cost * pairwise_mask_bce(logits, sampled.targets, sampled.valid)[0]
             + matcher.dice_cost * pairwise_mask_dice(logits, sampled.targets, sampled.valid)[0]
         )
-    queries: list[int] = linear_sum_assignment(cost.T.numpy())[1].tolist()
+    queries: list[int] = linear_sum_assignment(cost.T.cpu().numpy())[1].tolist()
     return queries
