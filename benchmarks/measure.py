@@ -61,7 +61,8 @@ def peak_bytes(function: Callable[[], object], *modules: nn.Module) -> int:
     """Most bytes of tensors, the modules' parameters and buffers included, that live at any moment of a call.
 
     Every storage that an operation of torch makes is counted from its making to its release: the same number each time
-    and on each machine. What a kernel holds inside of itself is not seen.
+    and on each machine. What was made before the call, other than the modules', is not counted, and what a kernel
+    holds inside of itself is not seen.
     """
     tracker = _Tracker()
     tracker.track_external(*modules)
