@@ -2,6 +2,7 @@
 
 from mtaclip_plugin.convert import ConversionReport, load_mask2former
 from mtaclip_plugin.image_statistics import Preprocessing, preprocessing
+from mtaclip_plugin.inference import semantic_labels
 from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
 from mtaclip_plugin.registration import register, swap_decoder
@@ -19,6 +20,7 @@ __all__ = [
     "Preprocessing",
     "load_mask2former",
     "preprocessing",
+    "semantic_labels",
     "swap_decoder",
     "vocabulary",
 ]

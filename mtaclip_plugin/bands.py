@@ -8,56 +8,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtaclip_plugin.structures import MaskPrediction
+
 BAND_BYTES = 16 * 2**20
-"""What masks and scores of a band take: little beside a model, yet enough work for the cores of a processor."""
+"""What masks and scores of a band may take: little beside a model, yet work enough for many cores."""
 
 
-def full_masks(mask_logits: Tensor, padded_size: tuple[int, int], rows: slice, width: int) -> Tensor:
-    """Masks at full size.
+def full_masks(prediction: MaskPrediction) -> Tensor:
+    """Masks of the image as it was given, padding cut off.
 
     Args:
-        mask_logits: (B, Q, h, w).
-        padded_size: (H', W'), what they are resized to.
-        rows: those that are kept of H'.
-        width: W, the columns that are kept of W'.
+        prediction: the model's prediction.
 
     Returns:
-        (B, Q, rows, W) in [0, 1].
+        (B, Q, H, W) float32 in [0, 1].
     """
-    resized = F.interpolate(mask_logits, size=padded_size, mode="bilinear", align_corners=False)
-    return resized[:, :, rows, :width].sigmoid()
+    height, width = prediction.image_size
+    return _resized(prediction.mask_logits.float(), prediction.padded_size)[..., :height, :width].sigmoid()
 
 
-def mask_bands(
-    mask_logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], *, num_classes: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Gives the rows of ``full_masks`` band by band.
+def mask_bands(prediction: MaskPrediction, *, num_classes: int) -> Iterator[tuple[slice, Tensor]]:
+    """Gives ``full_masks`` band by band.
 
     Args:
-        mask_logits: (B, Q, h, w).
-        padded_size: (H', W'), a multiple of (h, w).
-        image_size: (H, W).
-        num_classes: K; the scores of a band take memory as its masks do.
+        prediction: the model's prediction.
+        num_classes: K; the scores of a band count in its memory as the masks do.
 
     Yields:
-        The rows of a band, and their masks (B, Q, rows, W).
+        The rows of a band, and its masks (B, Q, rows, W).
     """
+    mask_logits = prediction.mask_logits.float()
+    (height, width), (padded_height, padded_width) = prediction.image_size, prediction.padded_size
     batch, num_queries, cells, _ = mask_logits.shape
-    height, width = image_size
-    stride = padded_size[0] // cells
-    bytes_of_a_cell = 4 * batch * (num_queries + num_classes) * stride * padded_size[1]
-    step = max(1, BAND_BYTES // bytes_of_a_cell)
+    stride = padded_height // cells
+    step = max(1, BAND_BYTES // (4 * batch * (num_queries + num_classes) * stride * padded_width))
     for top in range(0, -(-height // stride), step):
-        # Resizing looks at one more cell above and below: with these the band's rows are those of the whole.
-        first, last = max(0, top - 1), min(cells, top + step + 1)
-        rows = slice(top * stride, min(height, (top + step) * stride))
-        crop = slice(rows.start - first * stride, rows.stop - first * stride)
-        size = (last - first) * stride, padded_size[1]
-        yield rows, full_masks(mask_logits[:, :, first:last], size, crop, width)
+        bottom = min(top + step, cells)
+        # Rows of the band look at one more cell above and below it: with these they are those of the whole image.
+        first, last = max(top - 1, 0), min(bottom + 1, cells)
+        resized = _resized(mask_logits[:, :, first:last], ((last - first) * stride, padded_width))
+        rows = slice(top * stride, min(bottom * stride, height))
+        yield rows, resized[:, :, rows.start - first * stride : rows.stop - first * stride, :width].sigmoid()
 
 
-def in_one_piece(*tensors: Tensor) -> bool:
+def in_one_piece(*sources: Tensor) -> bool:
     """Whether bands would be in the way: of a gradient, or of a compiler, which fuses on its own and for any size."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling():
         return True
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+
+
+def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)

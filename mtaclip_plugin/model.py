@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
@@ -21,7 +22,7 @@ from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder,
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from mtaclip_plugin.dpt_encoder import encode
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
-from mtaclip_plugin.inference import Classification, scores_to_logits, semantic_scores
+from mtaclip_plugin.inference import Classification, semantic_labels, semantic_logits
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text import EmbeddingBank, PromptLearner, TextTower, check_class_names, load_embeddings
 from mtaclip_plugin.text.bank import check_bank_shape
@@ -228,6 +229,33 @@ class MTACLIP(TextGuidedModel):
         Raises:
             ValueError: if the images are not a floating-point tensor (B, C, H, W).
         """
+        prediction = self._predict_masks(x, auxiliary=return_masks)
+        if return_masks:
+            return prediction
+        logits = semantic_logits(prediction, self._current_classification())
+        return logits if prediction.labels is None else (logits, prediction.labels)
+
+    @torch.inference_mode()
+    def predict_labels(self, x: Tensor) -> Tensor:
+        """The class of each pixel; in less time and memory than the logits that smp's ``predict`` gives.
+
+        Switches to evaluation mode, as ``predict`` does.
+
+        Args:
+            x: (B, C, H, W) normalised images of any size.
+
+        Returns:
+            (B, H, W) int64 class ids; for K = 1, 1 where the logit is above 0, else 0.
+
+        Raises:
+            ValueError: if the images are not a floating-point tensor (B, C, H, W).
+        """
+        if self.training:
+            self.eval()
+        return semantic_labels(self._predict_masks(x, auxiliary=False), self._current_classification())
+
+    def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
+        """The last prediction; with ``auxiliary``, the ones before it come along."""
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(f"images must be floating-point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
         if x.shape[1] != self._in_channels:
@@ -235,7 +263,7 @@ class MTACLIP(TextGuidedModel):
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
         features = encode(self.encoder, F.pad(x, (0, right, 0, bottom)))
-        outputs, mask_features = self.decoder(features, self._current_text(), auxiliary=return_masks)
+        outputs, mask_features = self.decoder(features, self._current_text(), auxiliary=auxiliary)
         layers = [
             MaskPrediction(
                 class_logits=output.class_logits,
@@ -252,11 +280,7 @@ class MTACLIP(TextGuidedModel):
             if self.classification_head is None
             else self.classification_head(features[self.decoder.pyramid.indices[-1]])
         )
-        prediction = replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
-        if return_masks:
-            return prediction
-        logits = scores_to_logits(semantic_scores(prediction, self._current_classification()))
-        return logits if labels is None else (logits, labels)
+        return replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

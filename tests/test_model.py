@@ -232,3 +232,14 @@ def test_bad_images() -> None:
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         build(num_queries=9).load_state_dict(build().state_dict())
+
+
+@pytest.mark.parametrize("options", [{}, {"classification": "text"}, {"aux_params": {"classes": 2}}])
+def test_labels_are_the_classes_of_the_highest_logits(options: dict[str, Any]) -> None:
+    model, images = build(**options), torch.randn(2, 3, 50, 70)
+    labels = model.predict_labels(images)
+    assert not model.training
+    logits = model.predict(images)
+    logits = logits[0] if "aux_params" in options else logits
+    assert labels.shape == (2, 50, 70) and labels.dtype == torch.int64
+    assert torch.equal(labels, logits.argmax(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from kornia.enhance import Normalize
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
+
+from mtaclip_plugin import MTACLIP
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -42,15 +44,22 @@ class Forward:
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
+        return self._run(self.model, images, **options)
+
+    def _run(self, function: Callable[..., Any], images: Tensor, **options: Any) -> Any:
         images = self._normalize(images.to(self.device, non_blocking=True))
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.model(images, **options)
+            return function(images, **options)
 
     @torch.inference_mode()
     def predict_labels(self, images: Tensor) -> Tensor:
         """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size."""
         self.model.eval()
+        # A single class has the id 0 here, but 1 in the mask that predict_labels gives of it.
+        if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
+            labels: Tensor = self._run(self.model.predict_labels, images)
+            return labels
         height, width = images.shape[-2:]
         # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
         multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
