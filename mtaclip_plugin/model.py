@@ -235,7 +235,7 @@ class MTACLIP(TextGuidedModel):
         logits = semantic_logits(prediction, self._current_classification())
         return logits if prediction.labels is None else (logits, prediction.labels)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # under inference_mode, as predict is, torch.compile could not trace it
     def predict_labels(self, x: Tensor) -> Tensor:
         """The class of each pixel; in less time and memory than the logits that smp's ``predict`` gives.
 
