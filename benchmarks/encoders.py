@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from segmentation_models_pytorch.encoders import TimmViTEncoder
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from benchmarks.encoder_list import ENCODERS, REFUSED
 from benchmarks.markdown import table, versions
+from benchmarks.measure import count_flops
 from mtaclip_plugin import MTACLIP, preprocessing
 from mtaclip_plugin.clip_encoder import ClipEncoder
 from mtaclip_plugin.dpt_encoder import encode
@@ -110,18 +109,9 @@ def measure(name: str, **options: Any) -> Measurement:
         kind=kind,
         parameters=sum(parameter.numel() for parameter in model.encoder.parameters()),
         maps=maps,
-        flops=count_flops(model.encoder, SIDE + -SIDE % maps.size_multiple),
+        flops=_flops(model.encoder, SIDE + -SIDE % maps.size_multiple),
         statistics="smp: the weights'" if source == "smp" else f"{source}: {_MEANS.get(mean, mean)}",
     )
-
-
-def count_flops(encoder: nn.Module, side: int) -> int:
-    """Operations for one image (1, 3, side, side); leaves the encoder on the device "meta", where nothing is run."""
-    counter = FlopCounterMode(display=False)
-    # It knows matrix products and convolutions, but not every fused kernel of attention.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        encode(encoder.to("meta"), torch.empty(1, 3, side, side, device="meta"))
-    return counter.get_total_flops()
 
 
 def refusal(name: str) -> str:
@@ -150,6 +140,13 @@ def report(measurements: Sequence[Measurement], refusals: dict[str, str], *, qui
         table(("encoder", "sentence"), [(f"`{name}`", sentence) for name, sentence in refusals.items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+@torch.no_grad()
+def _flops(encoder: nn.Module, side: int) -> int:
+    """Operations for one image (1, 3, side, side); leaves the encoder on the device "meta", where nothing is run."""
+    encoder, image = encoder.to("meta"), torch.empty(1, 3, side, side, device="meta")
+    return count_flops(lambda: encode(encoder, image))
 
 
 def _kind(name: str, encoder: nn.Module) -> tuple[str, str]:

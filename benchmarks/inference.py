@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import peers, runtimes
 from benchmarks.measure import MEBIBYTE, PairedSeconds, count_flops, peak_bytes, time_in_turn
@@ -62,7 +61,7 @@ def count_all(modules: Mapping[str, LabelMap], images: Tensor) -> dict[str, Coun
     for name, module in modules.items():
         print(f"counting {name} at {images.shape[-1]}", file=sys.stderr)
         run = partial(module, images)
-        counts[name] = Count(_flops(run), peak_bytes(run, module))
+        counts[name] = Count(count_flops(run), peak_bytes(run, module))
     return counts
 
 
@@ -72,9 +71,9 @@ def count_text(num_classes: int, images: Tensor, *, encoder_name: str) -> dict[s
     bank = peers.build_mtaclip(num_classes, encoder_name=encoder_name)
     tower.requires_grad_(False)  # what follows modules while it counts would look for a graph of the contexts
     return {
-        "first image, text tower": _flops(lambda: tower.eval().predict_labels(images)),
-        "second image, text tower": _flops(lambda: tower.eval().predict_labels(images)),
-        "any image, ready embeddings": _flops(lambda: bank.eval().predict_labels(images)),
+        "first image, text tower": count_flops(lambda: tower.eval().predict_labels(images)),
+        "second image, text tower": count_flops(lambda: tower.eval().predict_labels(images)),
+        "any image, ready embeddings": count_flops(lambda: bank.eval().predict_labels(images)),
     }
 
 
@@ -185,12 +184,6 @@ def draw(figure: Any, side: int, counts: Mapping[str, Count], seconds: PairedSec
     for axis in axes:
         axis.invert_yaxis()
     figure.set_size_inches(6 * len(axes), 3)
-
-
-def _flops(function: Callable[[], object]) -> int:
-    # The counter does not know CPUs' fused attention, but the products that it consists of.
-    with sdpa_kernel(SDPBackend.MATH):
-        return count_flops(function)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -119,7 +119,7 @@ class DeformablePixelDecoder(nn.Module):
         stride_32, stride_16, stride_8 = (
             part.unflatten(-1, shape) for part, shape in zip(parts, level_shapes, strict=True)
         )
-        # The maps at stride 4 are the largest ones: of each convolution's, only what it takes is kept, or gives.
+        # The maps at stride 4 are the largest ones: those between two convolutions are not kept.
         lateral = recomputed(self.lateral, stride_4)
         upsampled = F.interpolate(stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         convolution, *norm = self.output

@@ -43,7 +43,7 @@ def test_attention_is_counted() -> None:
             return [nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)]
 
     # Three tokens of 8 x 8 numbers: weights (3, 3) and their product with the values, each of 3 * 3 * 64 pairs.
-    assert encoders.count_flops(Attention(), 8) == 2 * 2 * 3 * 3 * 64
+    assert encoders._flops(Attention(), 8) == 2 * 2 * 3 * 3 * 64
 
 
 def test_the_quick_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
