@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -36,11 +34,6 @@ class Count:
 
     flops: int
     peak: int
-
-
-def versions_of_peers() -> dict[str, str]:
-    """The versions of what is installed of the packages that only this benchmark needs."""
-    return {package: version(package) for package in ("transformers", "onnxruntime") if find_spec(package) is not None}
 
 
 def build(num_classes: int, *, encoder_name: str) -> dict[str, LabelMap]:
@@ -149,8 +142,7 @@ def time_section(side: int, ways: Sequence[Way], seconds: PairedSeconds, left_ou
     note = (
         f"Medians of {len(seconds.rounds)} rounds, in each of which all are run in turn. {MASK2FORMER}'s own "
         "post-processing makes scores at 384x384 and resizes those; ours are of masks at the image's size. Same "
-        "labels: as the same model's, run eagerly; weights are random, so rounding decides where classes are close. "
-        + ", ".join(" ".join(pair) for pair in versions_of_peers().items())
+        "labels: as the same model's, run eagerly; weights are random, so rounding decides where classes are close."
     )
     return Section(f"Timed at {side}x{side}", columns, rows, "\n\n".join([note, *left_out]))
 
@@ -221,7 +213,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command=f"python -m benchmarks.inference {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip(),
         sections=sections,
         numbers={
-            "peers": versions_of_peers(),
             "counts": {side: {name: asdict(c) for name, c in by_name.items()} for side, by_name in counts.items()},
             "seconds": {side: list(measured.rounds) for side, measured in seconds.items()},
             "agreement": {way.name: way.agreement for way in others},

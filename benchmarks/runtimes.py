@@ -113,16 +113,22 @@ def mask2former(network: nn.Module) -> LabelMap:
 
     processor = Mask2FormerImageProcessor()
 
+    def process(outputs: Any, size: Sequence[int]) -> Tensor:
+        (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(size[0], size[1])])
+        return torch.as_tensor(labels)[None]
+
     def after(outputs: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         named = SimpleNamespace(class_queries_logits=outputs[0], masks_queries_logits=outputs[1])
-        (labels,) = processor.post_process_semantic_segmentation(named, target_sizes=[(size[0], size[1])])
-        return torch.as_tensor(labels)[None]
+        return process(named, size)
 
     def graph(model: Any, images: Tensor) -> tuple[Tensor, ...]:
         outputs = model(pixel_values=images)
         return outputs.class_queries_logits, outputs.masks_queries_logits
 
-    return LabelMap(network, lambda model, images: after(graph(model, images), images.shape[-2:]), graph, after)
+    def labels(model: Any, images: Tensor) -> Tensor:
+        return process(model(pixel_values=images), images.shape[-2:])
+
+    return LabelMap(network, labels, graph, after)
 
 
 def eager(name: str, module: LabelMap) -> Way:

@@ -263,7 +263,14 @@ class MTACLIP(TextGuidedModel):
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
         features = encode(self.encoder, F.pad(x, (0, right, 0, bottom)))
-        outputs, mask_features = self.decoder(features, self._current_text(), auxiliary=auxiliary)
+        labels = (
+            None
+            if self.classification_head is None
+            else self.classification_head(features[self.decoder.pyramid.indices[-1]])
+        )
+        pyramid = self.decoder.pyramid(features)
+        del features  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
+        outputs, mask_features = self.decoder(pyramid, self._current_text(), auxiliary=auxiliary)
         layers = [
             MaskPrediction(
                 class_logits=output.class_logits,
@@ -275,11 +282,6 @@ class MTACLIP(TextGuidedModel):
             )
             for output in outputs
         ]
-        labels = (
-            None
-            if self.classification_head is None
-            else self.classification_head(features[self.decoder.pyramid.indices[-1]])
-        )
         return replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
 
     def _set_encoder_trainable(self, mode: bool) -> None:

@@ -104,6 +104,21 @@ def test_compiling() -> None:
             torch.testing.assert_close(compiled(image), model(image), atol=1e-5, rtol=1e-5)
 
 
+def test_compiling_a_training_step() -> None:
+    model = build(**SHALLOW).double()  # in float32 a rounded cell of a mask lets a token see other cells
+    image = torch.randn(2, 3, 60, 90, dtype=torch.float64)
+    torch.compiler.reset()
+    gradients = []
+    for forward in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        forward(image).sigmoid().square().mean().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    eager, compiled = gradients
+    assert eager.keys() == compiled.keys()
+    for name, gradient in eager.items():
+        torch.testing.assert_close(compiled[name], gradient, atol=1e-7, rtol=1e-4)  # scores are float32
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"pixel_decoder": "fpn", "encoder_depth": 3, "aux_params": {"classes": 5}, "classes": 1}]
 )

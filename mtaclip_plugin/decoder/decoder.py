@@ -33,18 +33,18 @@ class MTACLIPDecoder(nn.Module):
         self.mask_text_decoder = mask_text_decoder
 
     def forward(
-        self, features: Sequence[Tensor], text: Tensor | None, *, auxiliary: bool
+        self, pyramid: Sequence[Tensor], text: Tensor | None, *, auxiliary: bool
     ) -> tuple[list[TokenPrediction], Tensor]:
-        """Decodes an encoder's maps.
+        """Decodes what ``self.pyramid`` made; the caller, who holds the encoder's maps, calls that one.
 
         Args:
-            features: all maps of the encoder.
+            pyramid: four maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32.
             text: (P, K+1, T) text embeddings; ``None`` without text.
             auxiliary: whether to predict at every layer.
 
         Returns:
             The predictions in order, and the mask features (B, D, h, w).
         """
-        pixel_features = self.pixel_decoder(self.pyramid(features))
+        pixel_features = self.pixel_decoder(pyramid)
         predictions = self.mask_text_decoder(pixel_features, text, auxiliary=auxiliary)
         return predictions, pixel_features.mask_features

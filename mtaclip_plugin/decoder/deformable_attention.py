@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtaclip_plugin.decoder.grid_sampling import grid_sampling
 from mtaclip_plugin.decoder.positions import LevelShapes
 from mtaclip_plugin.decoder.recompute import recomputed
-from mtaclip_plugin.decoder.sparse_sampling import SparseSampling
+from mtaclip_plugin.decoder.sparse_sampling import SparseSampling, sparse_sampling
 
 
 def deformable_sampling(
@@ -32,10 +32,12 @@ def deformable_sampling(
     Returns:
         (B, S', heads, d) sampled and summed values.
     """
-    # The sparse product needs real tensors, and has no symbol in an exported graph.
+    inputs = (value, offsets, weights, reference_points, level_shapes)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        sampled: Tensor = SparseSampling.apply(value, offsets, weights, reference_points, level_shapes)
+        sampled: Tensor = SparseSampling.apply(*inputs)
         return sampled
+    if value.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
+        return sparse_sampling(*inputs)
     return grid_sampling(value, offsets, weights, reference_points, level_shapes)
 
 

@@ -55,9 +55,7 @@ class SparseSampling(torch.autograd.Function):
         """See ``deformable_sampling``."""
         ctx.save_for_backward(value, offsets, weights, reference_points)
         ctx.level_shapes = level_shapes
-        corners = _find_corners(offsets, reference_points, level_shapes, value.shape[1])
-        entries = corners.interpolation * weights.flatten(-2).unsqueeze(-2)
-        return _product(corners.cells, entries, value).view(*offsets.shape[:3], -1)
+        return sparse_sampling(value, offsets, weights, reference_points, level_shapes)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -90,6 +88,15 @@ class SparseSampling(torch.autograd.Function):
         ) * above
         grad_offsets = torch.stack([grad_x * attention, grad_y * attention], -1).view_as(offsets)
         return grad_value.view_as(value), grad_offsets, grad_weights.view_as(weights), None, None
+
+
+def sparse_sampling(
+    value: Tensor, offsets: Tensor, weights: Tensor, reference_points: Tensor, level_shapes: LevelShapes
+) -> Tensor:
+    """See ``deformable_sampling``; without a gradient."""
+    corners = _find_corners(offsets, reference_points, level_shapes, value.shape[1])
+    entries = corners.interpolation * weights.flatten(-2).unsqueeze(-2)
+    return _product(corners.cells, entries, value).view(*offsets.shape[:3], -1)
 
 
 def _product(cells: Tensor, entries: Tensor, value: Tensor) -> Tensor:
