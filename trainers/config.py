@@ -13,9 +13,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from trainers.errors import UserError
+from trainers.forward import Precision
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
 
@@ -28,12 +30,14 @@ def _require(condition: bool, sentence: str) -> None:
 class DataConfig:
     """What is read, and how a training crop is made of it."""
 
-    dataset: Literal["shapes", "folder"] = "shapes"
-    """The generated demo, or a folder of images/SPLIT, annotations/SPLIT and classes.txt."""
+    dataset: DatasetName = "shapes"
+    """The generated demo; a folder of images/SPLIT, annotations/SPLIT and classes.txt; or a published dataset."""
     root: str | None = None
-    """The folder of the dataset "folder"; null: the environment variable MTACLIP_DATA."""
+    """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a picture that cannot be used does: stops the run before its first step, or is left out and reported."""
     train_split: str = "train"
     """Name of the split that is trained on."""
     val_split: str = "val"
@@ -52,6 +56,8 @@ class DataConfig:
     """Probability that a training crop is flipped left to right."""
     photometric: float = 0.0
     """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
+    max_class_share: float = 1.0
+    """Largest share of a training crop that one class may take, as far as ten tries find such a crop; 1: any."""
     mean: tuple[float, float, float] | None = None
     """Mean of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
     std: tuple[float, float, float] | None = None
@@ -64,6 +70,7 @@ class DataConfig:
         _require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
         low, high = self.scale_range
         _require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
+        _require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,37 @@ class OptimConfig:
     """Exponent of the polynomial decay."""
     clip_norm: float = 1.0
     """Largest norm of all gradients together."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of the encoder to the one before it, e.g. 0.9 for transformers."""
+    freeze_encoder: bool = False
+    """Leave the encoder as it is: no gradient, and its norms keep their statistics."""
+
+    def __post_init__(self) -> None:
+        """Refuses a decay that would raise rates."""
+        _require(0 < self.layer_decay <= 1, "--optim.layer_decay must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How validation, evaluation and prediction run the model on an image."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    """The image as a whole, or windows over it, whose scores are averaged where they overlap."""
+    window: tuple[int, int] = (512, 512)
+    """Height and width of a window, in pixels."""
+    stride: tuple[int, int] = (341, 341)
+    """Pixels from one window to the next, down and to the right."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors that the image is resized by; the scores of all are averaged, e.g. [0.5,0.75,1,1.25,1.5,1.75]."""
+    flip: bool = False
+    """Average the scores with those of the mirrored image."""
+
+    def __post_init__(self) -> None:
+        """Refuses windows that leave gaps, and scales that no image can have."""
+        _require(min(self.stride) >= 1, "--eval.stride must be at least 1 pixel")
+        gaps = any(step > side for step, side in zip(self.stride, self.window, strict=True))
+        _require(not gaps, "--eval.stride must not be larger than --eval.window, or pixels would be left out")
+        _require(bool(self.scales) and min(self.scales) > 0, "--eval.scales must be one or more positive factors")
 
 
 @dataclass(frozen=True)
@@ -153,26 +191,41 @@ class TrainConfig:
     iterations: int = 400
     """Training steps."""
     batch_size: int = 8
-    """Images a step."""
+    """Images a step, over all processes."""
+    accumulate: int = 1
+    """Parts that the batch of each process is worked off in: less memory, the same gradients."""
     seed: int = 0
     """Everything random in the run derives from it."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the forward pass; auto: bf16 where the processor has matrix units for it."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
+    """cpu, cuda, cuda:1, ...; auto: cuda where there is one, of each process its own."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, e.g. 0.999, which is then what is validated; 0: none."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    gradient_checkpointing: bool = False
+    """Compute the encoder's activations again in the backward pass: less memory, more time. For timm's encoders."""
     validate_every: int = 100
-    """Iterations between validations; each writes a checkpoint."""
+    """Iterations between validations."""
+    checkpoint_every: int | None = None
+    """Iterations between checkpoints; null: those of validate_every."""
     overlays: int = 6
     """Validation images that are drawn at each validation."""
     output: str = "runs/shapes"
     """Folder of checkpoints, overlays, TensorBoard log and resolved configuration."""
-    resume: bool = False
-    """Go on from last.pt in the output folder."""
+    resume: Literal["auto", "always", "never"] = "auto"
+    """What to do if the output folder holds a run: go on if the options are the same; or even where options other than
+    the model's have changed; or refuse."""
 
     def __post_init__(self) -> None:
-        """Refuses counts below one."""
-        for name in ("iterations", "batch_size", "validate_every"):
+        """Refuses counts below one, and a batch that does not divide."""
+        for name in ("iterations", "batch_size", "accumulate", "validate_every"):
             _require(getattr(self, name) >= 1, f"--train.{name} must be at least 1")
+        _require(
+            self.checkpoint_every is None or self.checkpoint_every >= 1, "--train.checkpoint_every must be at least 1"
+        )
+        _require(0 <= self.ema_decay < 1, "--train.ema_decay must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -187,6 +240,8 @@ class Config:
     """Losses of "mtaclip"; other architectures train on cross-entropy + dice."""
     optim: OptimConfig = OptimConfig()
     """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
+    eval: EvalConfig = EvalConfig()
+    """How validation, evaluation and prediction run the model on an image."""
     train: TrainConfig = TrainConfig()
     """The run itself."""
 
@@ -231,16 +286,23 @@ def config_from_yaml(text: str) -> Config:
 
 
 def _config(options: Namespace) -> Config:
-    return Config(data=options.data, model=options.model, loss=options.loss, optim=options.optim, train=options.train)
+    return Config(
+        data=options.data,
+        model=options.model,
+        loss=options.loss,
+        optim=options.optim,
+        eval=options.eval,
+        train=options.train,
+    )
 
 
 def data_root(config: DataConfig) -> Path:
-    """The folder of the dataset "folder": ``root``, else the environment variable MTACLIP_DATA.
+    """The folder of the dataset: ``root``, else the environment variable MTACLIP_DATA.
 
     Raises:
         UserError: Neither is given.
     """
     root = config.root or os.environ.get(DATA_ROOT_VARIABLE)
     if root is None:
-        raise UserError(f'The dataset "folder" needs --data.root DIR, or the variable {DATA_ROOT_VARIABLE}.')
+        raise UserError(f'The dataset "{config.dataset}" needs --data.root DIR, or the variable {DATA_ROOT_VARIABLE}.')
     return Path(root)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtaclip_plugin import MTACLIP
 
-Precision = Literal["auto", "float32", "bf16"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 class Forward:

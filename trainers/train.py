@@ -104,16 +104,16 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     """The checkpoint to go on from, or ``None`` for a new run.
 
     Raises:
-        UserError: A new run would overwrite another, or there is nothing to resume.
+        UserError: A new run would overwrite another.
     """
-    if config.resume:
-        return load_checkpoint(folder / LAST)
-    if (folder / LAST).exists():
+    if not (folder / LAST).exists():
+        return None
+    if config.resume == "never":
         raise UserError(
-            f"{folder} already holds a run; choose another --train.output, go on with --train.resume true, or "
+            f"{folder} already holds a run; choose another --train.output, go on with --train.resume auto, or "
             "remove it."
         )
-    return None
+    return load_checkpoint(folder / LAST)
 
 
 def create_training(
