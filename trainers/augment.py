@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import kornia.augmentation as K
-import numpy as np
 import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
 from trainers.data.batch import IGNORE_INDEX, Batch
+from trainers.randomness import derive_generators, derive_seed
 
 
 class BatchAugmentation(nn.Module):
@@ -29,7 +30,7 @@ class BatchAugmentation(nn.Module):
         flip: probability of a horizontal flip.
         photometric: factor on the ranges of the photometric distortion, 0 for none, 1 for the usual one.
         seed: the run's seed.
-        rank: this process's place among those that train together, so that they draw differently.
+        rank: this process's place among those that train together, each on a batch of the same size.
 
     Raises:
         ValueError: the scale range is empty or not positive, or a number is out of [0,1].
@@ -72,7 +73,9 @@ class BatchAugmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch, iteration: int) -> Batch:
-        """Augment a batch; what is drawn depends on (seed, rank, iteration) alone.
+        """Augment a batch; what is drawn for a sample depends on the seed, the iteration and its place alone.
+
+        The place is that in the batch of all ranks together, so the number of ranks does not matter either.
 
         Args:
             batch: images of any one size.
@@ -81,30 +84,40 @@ class BatchAugmentation(nn.Module):
         Returns:
             A batch of ``crop_size``, the images still in [0,1].
         """
-        device = batch.images.device
-        seed = np.random.SeedSequence((self.seed, self.rank, iteration)).generate_state(1, np.uint64).item()
+        device, count = batch.images.device, len(batch.names)
+        slots = range(self.rank * count, (self.rank + 1) * count)
+        transform = self._draw_transforms(batch.sizes, iteration, slots).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            transform = self._draw_transforms(batch.sizes).to(device)
-            images = warp_affine(batch.images, transform, self.crop_size)
-            images = cast("Tensor", self.photometric(images)).clamp(0, 1)
+            images = self._distort(warp_affine(batch.images, transform, self.crop_size), iteration, slots)
         # Pixels from outside the image come out as 0: let that be the ignored label while the map is warped.
         shifted = torch.where(batch.labels == IGNORE_INDEX, 0, batch.labels + 1).float().unsqueeze(1)
         warped = warp_affine(shifted, transform, self.crop_size, mode="nearest").squeeze(1).long()
         labels = torch.where(warped == 0, IGNORE_INDEX, warped - 1)
         return Batch(images=images, labels=labels, names=batch.names, sizes=(self.crop_size,) * len(batch.names))
 
-    def _draw_transforms(self, sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    def _distort(self, images: Tensor, iteration: int, slots: Sequence[int]) -> Tensor:
+        """The photometric distortion of images (B,3,H,W), each by its own seed."""
+        if not self.photometric:
+            return images.clamp(0, 1)
+        distorted = []
+        for image, slot in zip(images, slots, strict=True):
+            torch.manual_seed(derive_seed("colours", self.seed, iteration, slot))
+            distorted.append(cast("Tensor", self.photometric(image[None])))
+        return torch.cat(distorted).clamp_(0, 1)
+
+    def _draw_transforms(self, sizes: tuple[tuple[int, int], ...], iteration: int, slots: Sequence[int]) -> Tensor:
         """Draw the maps (B,2,3) from the pixel coordinates (x,y) of each sample to those of its crop."""
+        generators = derive_generators("window", self.seed, iteration, slots)
+        drawn = torch.stack([torch.rand(4, generator=generator) for generator in generators])
         low, high = self.scale_range
-        scale = torch.empty(len(sizes), 1).uniform_(low, high)
+        scale = low + (high - low) * drawn[:, :1]
         crop = torch.tensor(self.crop_size[::-1], dtype=torch.float32)
         slack = torch.tensor(sizes, dtype=torch.float32).flip(1) * scale - crop
         # The crop's corner in the scaled sample, (x,y); negative where the crop juts out.
-        corner = torch.rand_like(slack) * slack
+        corner = drawn[:, 1:3] * slack
         # Pixel centres lie half a pixel in: x' + 1/2 = scale (x + 1/2) - corner.
         offset = (scale - 1) / 2 - corner
-        flip = torch.rand(len(sizes)) < self.flip
+        flip = drawn[:, 3] < self.flip
         sign = torch.where(flip, -1.0, 1.0)
         matrix = torch.zeros(len(sizes), 2, 3)
         matrix[:, 0, 0] = sign * scale[:, 0]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from kornia.enhance import Normalize
 from segmentation_models_pytorch.base import SegmentationModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip_plugin import MTACLIP
 
@@ -24,7 +24,11 @@ class Forward:
         mean: Mean of red, green and blue in [0, 1].
         std: Standard deviation of red, green and blue in [0, 1].
         device: Where the model runs.
-        precision: Arithmetic of the forward pass; see `resolve_bf16`. Weights stay float32.
+        precision: Arithmetic of the forward pass; see `resolve_precision`. Weights stay float32.
+
+    Attributes:
+        model: The model itself: what is evaluated and saved.
+        trained: What training calls: the model, or what wraps it to run on several processes, or compiled.
     """
 
     def __init__(
@@ -38,18 +42,19 @@ class Forward:
     ) -> None:
         # Depthwise convolutions on a CPU, and tensor cores on a GPU, are fastest with the channels last.
         self.model = model.to(device, memory_format=torch.channels_last)
+        self.trained: nn.Module = self.model
         self.device = device
-        self.bf16 = resolve_bf16(precision, device)
+        self.dtype = resolve_precision(precision, device)
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
-        """What the model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
-        return self._run(self.model, images, **options)
+        """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
+        return self._run(self.trained, images, **options)
 
     def _run(self, function: Callable[..., Any], images: Tensor, **options: Any) -> Any:
         images = self._normalize(images.to(self.device, non_blocking=True))
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return function(images, **options)
 
     @torch.inference_mode()
@@ -64,7 +69,7 @@ class Forward:
         # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
         multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
         padding = (0, -width % multiple, 0, -height % multiple)
-        logits: Tensor = self(F.pad(images, padding, mode="replicate"))
+        logits: Tensor = self._run(self.model, F.pad(images, padding, mode="replicate"))
         return logits[..., :height, :width].argmax(1)
 
 
@@ -84,14 +89,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether the forward pass runs in bfloat16.
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type that the forward pass multiplies in.
 
-    With "auto" it does where the processor multiplies bfloat16 matrices faster than float32: GPUs from Ampere
-    on, and CPUs with AMX.
+    With "auto" it is bfloat16 where the processor multiplies that faster than float32: GPUs from Ampere on, and CPUs
+    with AMX.
     """
     if precision != "auto":
-        return precision == "bf16"
+        return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

@@ -14,6 +14,7 @@ from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contra
 from mtaclip_plugin.losses.masks import mask_losses
 from mtaclip_plugin.losses.matcher import HungarianMatcher
 from mtaclip_plugin.losses.normalizers import LossNormalizers
+from mtaclip_plugin.losses.points import PointSource
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 
@@ -107,7 +108,7 @@ class MTACLIPLoss(nn.Module):
         self,
         prediction: MaskPrediction,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: PointSource = None,
         normalizers: LossNormalizers | None = None,
     ) -> Tensor:
         """The sum of :meth:`terms`, a scalar; same arguments."""
@@ -118,7 +119,7 @@ class MTACLIPLoss(nn.Module):
         self,
         prediction: MaskPrediction,
         target: Tensor,
-        generator: torch.Generator | None = None,
+        generator: PointSource = None,
         normalizers: LossNormalizers | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses of each prediction, scalars.
@@ -126,7 +127,8 @@ class MTACLIPLoss(nn.Module):
         Args:
             prediction: what the model gives for a batch.
             target: (B, H, W) int64 class ids in [0, K), or ``ignore_index``.
-            generator: source of the random points, on the prediction's device; the global one if ``None``.
+            generator: source of the random points, on the prediction's device: one, one for each image, so that its
+                points do not depend on the batch that it is in, or the global one if ``None``.
             normalizers: where gradients are accumulated over micro-batches, the sum of their
                 :meth:`normalizers` in this process; this batch's own if ``None``. The mean over all processes
                 is taken here.

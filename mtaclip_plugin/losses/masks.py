@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtaclip_plugin.losses.functional import mask_bce_loss, mask_dice_loss
 from mtaclip_plugin.losses.matcher import Matches
-from mtaclip_plugin.losses.points import random_points, sample_features, sample_labels, uncertain_points
+from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels, uncertain_points
 from mtaclip_plugin.losses.targets import MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 
@@ -36,7 +36,7 @@ def mask_losses(
     num_points: int,
     oversample_ratio: float,
     importance_ratio: float,
-    generator: torch.Generator | None = None,
+    generator: PointSource = None,
 ) -> MaskLosses:
     """Compares each matched mask with its target, at points of its own.
 
@@ -50,7 +50,7 @@ def mask_losses(
         num_points: P points for each mask.
         oversample_ratio: candidates for the uncertain points, as a multiple of P.
         importance_ratio: share of the points that are uncertain ones; the rest is random.
-        generator: source of the points, on the predictions' device; the global one if ``None``.
+        generator: source of the points, on the predictions' device; see ``PointSource``.
     """
     batch, image = len(targets.classes), matches.image
     num_uncertain = int(importance_ratio * num_points)

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mtaclip_plugin.losses.functional import pairwise_mask_bce, pairwise_mask_dice
-from mtaclip_plugin.losses.points import random_points, sample_features, sample_labels
+from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels
 from mtaclip_plugin.losses.targets import MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 
@@ -79,7 +79,7 @@ class HungarianMatcher(nn.Module):
         self,
         predictions: Sequence[MaskPrediction],
         targets: MaskTargets,
-        generator: torch.Generator | None = None,
+        generator: PointSource = None,
     ) -> Matches:
         """Matches S predictions that share their mask features.
 
@@ -88,7 +88,7 @@ class HungarianMatcher(nn.Module):
         Args:
             predictions: S predictions, such as :attr:`MaskPrediction.layers`.
             targets: the masks.
-            generator: source of the points, on the predictions' device; the global one if ``None``.
+            generator: source of the points, on the predictions' device; see ``PointSource``.
         """
         device, num_queries = predictions[0].class_logits.device, predictions[0].class_logits.shape[1]
         self._warn_if_outnumbered(targets, num_queries)
@@ -117,7 +117,7 @@ class HungarianMatcher(nn.Module):
         self,
         predictions: Sequence[MaskPrediction],
         targets: MaskTargets,
-        generator: torch.Generator | None = None,
+        generator: PointSource = None,
     ) -> Tensor:
         """(S, B, Q, M) finite costs, M the most classes in an image; the others' last columns are filling."""
         features = predictions[-1].mask_features

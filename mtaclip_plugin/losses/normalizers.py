@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import astuple, dataclass
 
 import torch
@@ -37,11 +36,10 @@ class LossNormalizers:
         Args:
             device: where the process group communicates.
         """
-        masks, class_weights, contrastive_weights = astuple(self)
+        sums = torch.tensor(astuple(self), dtype=torch.float64)
         if dist.is_available() and dist.is_initialized():
-            sums = torch.tensor(astuple(self), dtype=torch.float64, device=device)
+            sums = sums.to(device)
             dist.all_reduce(sums)
-            masks, class_weights, contrastive_weights = (sums / dist.get_world_size()).tolist()
-        # Without masks the sum above the line is zero too, likewise where all weights are zero.
-        tiny = sys.float_info.min
-        return LossNormalizers(max(masks, 1.0), max(class_weights, tiny), max(contrastive_weights, tiny))
+            sums /= dist.get_world_size()
+        # Where one of them is zero, because there are no masks or all weights are, the sum above the line is zero too.
+        return LossNormalizers(*(value or 1.0 for value in sums.tolist()))

@@ -5,12 +5,15 @@ Coordinates are relative to the padded image, so a point addresses the label map
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+PointSource = torch.Generator | Sequence[torch.Generator] | None
+"""Where random points come from: one generator for a batch, one for each of its images, or the device's global one."""
 
 # The id of pixels beyond the border: no class, and not ignored either.
 _OUTSIDE = torch.iinfo(torch.int64).min
@@ -29,11 +32,18 @@ class SampledLabels:
     valid: Tensor
 
 
-def random_points(
-    batch: int, num_points: int, *, device: torch.device, generator: torch.Generator | None = None
-) -> Tensor:
-    """(batch, num_points, 2) points, uniform in [0, 1), from ``generator`` or the device's global one."""
-    return torch.rand(batch, num_points, 2, device=device, generator=generator)
+def random_points(batch: int, num_points: int, *, device: torch.device, generator: PointSource = None) -> Tensor:
+    """(batch, num_points, 2) points, uniform in [0, 1).
+
+    Raises:
+        ValueError: If there are several generators, but not one for each image.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(batch, num_points, 2, device=device, generator=generator)
+    if len(generator) != batch:
+        raise ValueError(f"give one generator for each of the {batch} images, or one for all; got {len(generator)}.")
+    points = [torch.rand(num_points, 2, device=device, generator=own) for own in generator]
+    return torch.stack(points) if points else torch.empty(0, num_points, 2, device=device)
 
 
 def sample_features(maps: Tensor, points: Tensor) -> Tensor:

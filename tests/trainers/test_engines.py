@@ -15,7 +15,7 @@ from trainers.criteria import build_criterion
 from trainers.data.batch import IGNORE_INDEX, Batch, Sample, collate
 from trainers.engines import TrainStep, create_evaluator, create_trainer
 from trainers.errors import UserError
-from trainers.forward import Forward, Precision, resolve_bf16, resolve_device
+from trainers.forward import Forward, Precision, resolve_device, resolve_precision
 from trainers.optim import create_optimizer, create_scheduler
 
 CPU = torch.device("cpu")
@@ -172,7 +172,7 @@ def test_pixel_criterion_by_hand() -> None:
     assert [term.item() for term in void.values()] == [0, 0]
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_precision(precision: Precision, dtype: torch.dtype) -> None:
     forward = Forward(nn.Conv2d(3, 2, 1), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision=precision)
     images = torch.rand(1, 3, 4, 4)
@@ -185,8 +185,8 @@ def test_precision(precision: Precision, dtype: torch.dtype) -> None:
 def test_auto_precision_is_bf16_on_cpus_with_amx_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert resolve_bf16("auto", CPU) is amx
-        assert resolve_bf16("float32", CPU) is False and resolve_bf16("bf16", CPU) is True
+        assert resolve_precision("auto", CPU) is (torch.bfloat16 if amx else torch.float32)
+        assert resolve_precision("float32", CPU) is torch.float32 and resolve_precision("bf16", CPU) is torch.bfloat16
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
