@@ -144,7 +144,7 @@ class TextGuidedModel(SegmentationModel):
             return self.prompts()
         return self.text_embeddings
 
-    def _current_classification(self) -> Classification:
+    def current_classification(self) -> Classification:
         """The way chosen, but in evaluation text alone where the class head has rows that were never trained."""
         return "text" if self.untrained_names and not self.training else self.classification
 

@@ -78,6 +78,8 @@ def resolve_statistics(config: Config, model: SegmentationModel) -> Config:
 def create_forward(model: SegmentationModel, config: Config) -> Forward:
     """The model on its device, with the normalisation of a configuration that `resolve_statistics` completed.
 
+    It predicts as the configuration says that images are evaluated.
+
     Raises:
         ValueError: The device does not exist here.
     """
@@ -89,6 +91,7 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
         std=config.data.std,
         device=resolve_device(config.train.device),
         precision=config.train.precision,
+        evaluation=config.eval,
     )
 
 

@@ -18,6 +18,8 @@ from trainers.criteria import Criterion
 from trainers.data.batch import Batch
 from trainers.errors import UserError
 from trainers.forward import Forward
+from trainers.boundary import BoundaryMetric
+from trainers.checkpoints import save_whole
 from trainers.metrics import LabelConfusionMatrix
 
 
@@ -111,10 +113,10 @@ def create_trainer(
 
 
 def create_evaluator(forward: Forward, *, num_classes: int) -> Engine:
-    """An engine that predicts whole images of any size and counts in ``state.metrics["confusion"]``.
+    """An engine that predicts images of any size and counts in ``state.metrics``.
 
-    The confusion matrix (K, K) leaves out ignored pixels and the padding of the batch; `segmentation_scores`
-    reads it.
+    ``"confusion"`` is the confusion matrix (K, K), ``"boundary"`` a `trainers.boundary.BoundaryCounts`: both over all
+    processes, without ignored pixels and the padding of the batch. `trainers.metrics.segmentation_scores` reads them.
 
     Args:
         forward: The model, with its normalisation and precision.
@@ -150,3 +152,9 @@ def _quiet(engine: Engine) -> Engine:
     # The engine logs an exception's message before it raises it; the user should read it once.
     engine.logger.setLevel(logging.CRITICAL)
     return engine
+    boundary = BoundaryMetric(
+        num_classes,
+        device=forward.device,
+        output_transform=lambda output: (output.prediction, output.batch.labels, output.batch.sizes),
+    )
+    boundary.attach(evaluator, "boundary")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 from ignite.handlers import ProgressBar
 from jsonargparse import ArgumentParser
@@ -16,6 +17,7 @@ from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
 from trainers.checkpoints import Checkpoint, load_checkpoint
+from trainers.config import EvalConfig
 from trainers.data.loaders import create_eval_loader
 from trainers.engines import create_evaluator
 from trainers.errors import UserError, main_guard, user_errors
@@ -31,8 +33,9 @@ def evaluate(
     device: str,
     classification: Classification | None = None,
     text_embeddings: Path | None = None,
+    evaluation: EvalConfig | None = None,
 ) -> SegmentationScores:
-    """Scores of a checkpoint on whole images.
+    """Scores of a checkpoint on a split of its dataset.
 
     Args:
         checkpoint: The model, and the dataset that it was trained on.
@@ -41,6 +44,7 @@ def evaluate(
         device: Where the model runs.
         classification: What names the masks of an "mtaclip"; ``None`` for what it was trained with.
         text_embeddings: File of other text for the same classes; ``None`` for the text of the training.
+        evaluation: How the model is run on an image; ``None`` for as in the validations of the training.
 
     Raises:
         UserError: The dataset is not there, cannot be read, or has other classes; the text does not fit the model.
@@ -59,7 +63,8 @@ def evaluate(
             _text_guided(model, "--text_embeddings").set_text_embeddings(text_embeddings)
         if classification is not None:
             _text_guided(model, "--classification").classification = classification
-        forward = create_forward(model, replace(config, train=replace(config.train, device=device)))
+        train = replace(config.train, device=device)
+        forward = create_forward(model, replace(config, train=train, eval=evaluation or config.eval))
         loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
     evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
     ProgressBar(desc="evaluate").attach(evaluator)
@@ -72,12 +77,23 @@ def _text_guided(model: SegmentationModel, option: str) -> MTACLIP:
     return model
 
 
+def _add_eval_options(parser: ArgumentParser) -> None:
+    """The options of `EvalConfig`, each null unless it is to differ from the training's."""
+    add = parser.add_argument
+    add("--eval.mode", type=Literal["whole", "slide"] | None, help="Image as a whole, or windows; null: as trained.")
+    add("--eval.window", type=tuple[int, int] | None, help="Height and width of a window; null: as trained.")
+    add("--eval.stride", type=tuple[int, int] | None, help="Pixels between windows; null: as trained.")
+    add("--eval.scales", type=tuple[float, ...] | None, help="Factors of the image's size; null: as trained.")
+    add("--eval.flip", type=bool | None, help="Mirrored images too; null: as trained.")
+
+
 @main_guard
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line), prints the table of classes and writes it as JSON."""
     parser = ArgumentParser(
         prog="python -m trainers.evaluate",
-        description="Prints mean IoU, IoU of each class and pixel accuracy of a checkpoint, and writes them as JSON.",
+        description="Prints IoU, boundary IoU and boundary F-score of each class and in the mean, frequency-weighted "
+        "IoU and pixel accuracy of a checkpoint, and writes them as JSON.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -88,10 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
     parser.add_argument("--classification", type=Classification | None, help="What names the masks; null: as trained.")
     parser.add_argument("--text_embeddings", type=Path | None, help="File of other text for the same classes.")
+    _add_eval_options(parser)
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
     split = options.data.split or checkpoint.config.data.val_split
+    given = {name: value for name, value in vars(options.eval).items() if value is not None}
+    evaluation = replace(checkpoint.config.eval, **given)
     scores = evaluate(
         checkpoint,
         root=options.data.root,
@@ -99,10 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device=options.device,
         classification=options.classification,
         text_embeddings=options.text_embeddings,
+        evaluation=evaluation,
     )
     print(format_scores(scores, checkpoint.class_names))
     output = options.output or options.checkpoint.with_name(f"{options.checkpoint.stem}_{split}.json")
-    report = {"checkpoint": str(options.checkpoint), "iteration": checkpoint.iteration, "split": split}
+    report = {
+        "checkpoint": str(options.checkpoint),
+        "iteration": checkpoint.iteration,
+        "split": split,
+        "eval": asdict(evaluation),
+    }
     with user_errors():
         output.write_text(
             json.dumps(report | scores.to_dict(checkpoint.class_names), indent=2) + "\n", encoding="utf-8"

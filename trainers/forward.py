@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 
 from mtaclip_plugin import MTACLIP
 
+from mtaclip_plugin.inference import semantic_scores
+from trainers.views import average_views
+from trainers.windows import Scorer, slide
+
+if TYPE_CHECKING:  # the options name a precision, so they import this file
+    from trainers.config import EvalConfig
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
@@ -26,6 +33,7 @@ class Forward:
         device: Where the model runs.
         precision: Arithmetic of the forward pass; see `resolve_precision`. Weights stay float32.
 
+        evaluation: How `predict_labels` looks at an image; ``None`` for once, as a whole.
     Attributes:
         model: The model itself: what is evaluated and saved.
         trained: What training calls: the model, or what wraps it to run on several processes, or compiled.
@@ -40,12 +48,14 @@ class Forward:
         device: torch.device,
         precision: Precision,
     ) -> None:
+        evaluation: EvalConfig | None = None,
         # Depthwise convolutions on a CPU, and tensor cores on a GPU, are fastest with the channels last.
         self.model = model.to(device, memory_format=torch.channels_last)
         self.trained: nn.Module = self.model
         self.device = device
         self.dtype = resolve_precision(precision, device)
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
+        self._evaluation = evaluation
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
@@ -59,18 +69,51 @@ class Forward:
 
     @torch.inference_mode()
     def predict_labels(self, images: Tensor) -> Tensor:
-        """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size."""
+        """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size.
+
+        Windows, scales and mirrored images average their scores; an image that is looked at once, as a whole, needs
+        no scores at its full size from an "mtaclip".
+        """
         self.model.eval()
         # A single class has the id 0 here, but 1 in the mask that predict_labels gives of it.
+        if self._evaluation is not None and not _looks_once(self._evaluation):
+            return self._average_scores(images, self._evaluation).argmax(1)
         if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
             labels: Tensor = self._run(self.model.predict_labels, images)
             return labels
         height, width = images.shape[-2:]
+        return self._logits(images).argmax(1)
+
+    def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
+        """Scores (B, K, H, W) of ``images`` (B, 3, H, W), averaged over windows, scales and flips."""
+        view: Scorer = self._scores
+        if evaluation.mode == "slide":
+            view = partial(slide, self._scores, window=evaluation.window, stride=evaluation.stride)
+        images = images.to(self.device, non_blocking=True)
+        return average_views(view, images, scales=evaluation.scales, flip=evaluation.flip)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        """(B, K, H, W) float32: the scores of an "mtaclip" as its masks give them, of other models probabilities."""
+        model = self.model
+        if not isinstance(model, MTACLIP):
+            return self._logits(images).float().softmax(1)
+
+        def scores(images: Tensor) -> Tensor:
+            return semantic_scores(model(images, return_masks=True), model.current_classification())
+
+        return cast("Tensor", self._run(scores, images))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """What the model gives for images of any size, (B, K, H, W)."""
         # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
         multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
         padding = (0, -width % multiple, 0, -height % multiple)
         logits: Tensor = self._run(self.model, F.pad(images, padding, mode="replicate"))
-        return logits[..., :height, :width].argmax(1)
+        return logits[..., :height, :width]
+
+
+def _looks_once(evaluation: EvalConfig) -> bool:
+    return evaluation.mode == "whole" and evaluation.scales == (1.0,) and not evaluation.flip
 
 
 def resolve_device(name: str) -> torch.device:

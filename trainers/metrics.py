@@ -1,7 +1,8 @@
-"""Confusion matrix of label maps, and the scores that are read off it."""
+"""Confusion matrix of label maps, and the scores that are read off it and off the counts of boundaries."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from ignite.metrics import ConfusionMatrix
 from ignite.metrics.metric import reinit__is_reduced
 from torch import Tensor
+
+from trainers.boundary import BoundaryCounts
 
 
 class LabelConfusionMatrix(ConfusionMatrix):
@@ -49,53 +52,83 @@ class LabelConfusionMatrix(ConfusionMatrix):
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """What a confusion matrix says, each in [0,1]; NaN where no pixel counts.
+    """How good the predictions of a dataset are, each in [0,1]; NaN where no pixel counts.
 
     Attributes:
         mean_iou: mean of the IoU over the classes that occur in the labels or in the prediction.
-        class_iou: IoU of each of the K classes, None where the class occurs in neither.
+        frequency_weighted_iou: mean of the IoU, each class weighted with its share of the labels.
         pixel_accuracy: share of the pixels that are predicted right.
+        boundary_iou: mean of `BoundaryCounts.iou` over the classes that it is known of.
+        boundary_f_score: mean of `BoundaryCounts.f_score` over the classes that it is known of.
+        class_iou: IoU of each of the K classes, None where the class occurs in neither.
+        class_boundary_iou: the same of the boundary IoU.
+        class_boundary_f_score: the same of the boundary F-score.
     """
 
     mean_iou: float
-    class_iou: tuple[float | None, ...]
+    frequency_weighted_iou: float
     pixel_accuracy: float
+    boundary_iou: float
+    boundary_f_score: float
+    class_iou: tuple[float | None, ...]
+    class_boundary_iou: tuple[float | None, ...]
+    class_boundary_f_score: tuple[float | None, ...]
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The scores as JSON values, the classes by name."""
+        """The scores as JSON values, null for NaN, the classes by name."""
         return {
-            "mean_iou": self.mean_iou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "class_iou": dict(zip(class_names, self.class_iou, strict=True)),
+            name: _known(value) if isinstance(value, float) else dict(zip(class_names, value, strict=True))
+            for name, value in vars(self).items()
         }
 
 
-def segmentation_scores(confusion: Tensor) -> SegmentationScores:
-    """Read the scores off a confusion matrix.
+def segmentation_scores(confusion: Tensor, boundaries: BoundaryCounts) -> SegmentationScores:
+    """Read the scores off the counts.
 
     Args:
         confusion: (K,K) counts, rows are labels, columns predictions.
+        boundaries: counts of the same pixels.
     """
     counts = confusion.to("cpu", torch.float64)
-    hits = counts.diagonal()
-    unions = counts.sum(0) + counts.sum(1) - hits
-    iou = hits / unions  # 0/0 is NaN: the class occurs nowhere
+    hits, occurrences = counts.diagonal(), counts.sum(1)
+    iou = hits / (counts.sum(0) + occurrences - hits)  # 0/0 is NaN: the class occurs nowhere
+    boundary_iou, boundary_f_score = boundaries.iou().cpu(), boundaries.f_score().cpu()
     return SegmentationScores(
         mean_iou=iou.nanmean().item(),
-        class_iou=tuple(None if value != value else value for value in iou.tolist()),
+        frequency_weighted_iou=((occurrences * iou).nansum() / occurrences.sum()).item(),
         pixel_accuracy=(hits.sum() / counts.sum()).item(),
+        boundary_iou=boundary_iou.nanmean().item(),
+        boundary_f_score=boundary_f_score.nanmean().item(),
+        class_iou=_class_scores(iou),
+        class_boundary_iou=_class_scores(boundary_iou),
+        class_boundary_f_score=_class_scores(boundary_f_score),
     )
 
 
 def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str:
-    """The scores as a table for the terminal, one class a line, a dash for a class that occurs nowhere."""
-    rows = [
-        (name, "-" if iou is None else f"{iou:.4f}") for name, iou in zip(class_names, scores.class_iou, strict=True)
+    """The scores as a table for the terminal, one class a line, a dash for what no pixel counts in."""
+    columns = (scores.class_iou, scores.class_boundary_iou, scores.class_boundary_f_score)
+    means = (scores.mean_iou, scores.boundary_iou, scores.boundary_f_score)
+    rows: list[tuple[str, tuple[float | None, ...]]] = list(zip(class_names, zip(*columns, strict=True), strict=True))
+    totals = [
+        ("mean", means),
+        ("frequency-weighted", (scores.frequency_weighted_iou,)),
+        ("pixel accuracy", (scores.pixel_accuracy,)),
     ]
-    totals = [("mean IoU", f"{scores.mean_iou:.4f}"), ("pixel accuracy", f"{scores.pixel_accuracy:.4f}")]
     width = max(len(name) for name, _ in [*rows, *totals])
-    rule = "-" * (width + 8)
-    lines = [f"{name:<{width}}  {value:>6}" for name, value in [("class", "IoU"), *rows, *totals]]
-    lines[1:1] = [rule]
-    lines[-2:-2] = [rule]
-    return "\n".join(lines)
+    head = f"{'class':<{width}}     IoU  boundary IoU  boundary F"
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *(_line(width, *row) for row in rows), rule, *(_line(width, *row) for row in totals)])
+
+
+def _line(width: int, name: str, values: Sequence[float | None]) -> str:
+    known = ["-" if _known(value) is None else f"{value:.4f}" for value in values]
+    return f"{name:<{width}}" + "".join(f"{value:>{column}}" for value, column in zip(known, (8, 14, 12), strict=False))
+
+
+def _class_scores(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(_known(value) for value in values.tolist())
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

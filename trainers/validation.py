@@ -29,7 +29,8 @@ def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> Segmentation
         UserError: An image or a label map cannot be read.
     """
     evaluator.run(reading(loader), max_epochs=1, epoch_length=len(loader))
-    return segmentation_scores(evaluator.state.metrics["confusion"])
+    metrics = evaluator.state.metrics
+    return segmentation_scores(metrics["confusion"], metrics["boundary"])
 
 
 @dataclass

@@ -101,7 +101,7 @@ def test_the_summary_says_where_things_are(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     best = load_checkpoint(tmp_path / "run" / "best.pt")
     assert f"Best validation, after iteration {best.iteration}:" in out
-    assert f"mean IoU               {best.scores.mean_iou:.4f}" in out
+    assert f"mean                   {best.scores.mean_iou:.4f}" in out
     for path in ("best.pt", "last.pt", "overlays"):
         assert str(tmp_path / "run" / path) in out
     assert f"tensorboard --logdir {tmp_path / 'run' / 'tensorboard'}" in out

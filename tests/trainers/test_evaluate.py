@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainers import evaluate, train
+
+OPTIONS = [
+    "--model.arch=unet",
+    "--model.encoder_name=resnet18",
+    "--model.encoder_weights=null",
+    "--data.size=64",
+    "--data.train_length=2",
+    "--data.val_length=2",
+    "--data.crop_size=[32,32]",
+    "--optim.warmup_iterations=0",
+    "--train.iterations=2",
+    "--train.batch_size=2",
+    "--train.validate_every=2",
+    "--train.overlays=0",
+    "--train.device=cpu",
+    "--train.precision=float32",
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that was validated in windows."""
+    folder = tmp_path_factory.mktemp("runs") / "unet"
+    windows = ["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[16,16]"]
+    train.main([*OPTIONS, *windows, "--train.output", str(folder)])
+    return folder / "last.pt"
+
+
+def report_of(checkpoint: Path, output: Path, *options: str) -> dict[str, Any]:
+    evaluate.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--output", str(output), *options])
+    return json.loads(output.read_text())
+
+
+def test_images_are_evaluated_as_in_training_unless_told_otherwise(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = report_of(checkpoint, tmp_path / "a.json")
+    sliding = {"mode": "slide", "window": [32, 32], "stride": [16, 16], "scales": [1.0], "flip": False}
+    assert trained["eval"] == sliding
+    assert list(trained["class_boundary_iou"]) == list(trained["class_iou"])
+    out = capsys.readouterr().out
+    for name in ("mean_iou", "frequency_weighted_iou", "pixel_accuracy", "boundary_iou", "boundary_f_score"):
+        assert 0 <= trained[name] <= 1 and f"{trained[name]:.4f}" in out
+
+    whole = report_of(checkpoint, tmp_path / "b.json", "--eval.mode", "whole")
+    assert whole["eval"] == sliding | {"mode": "whole"}
+    assert whole["pixel_accuracy"] != trained["pixel_accuracy"]
+
+    one_window = report_of(checkpoint, tmp_path / "c.json", "--eval.window", "[64,64]", "--eval.stride", "[64,64]")
+    assert one_window | {"eval": None} == whole | {"eval": None}
+
+    views = ["--eval.mode=whole", "--eval.scales=[0.5,1,1.5]", "--eval.flip=true"]
+    several = report_of(checkpoint, tmp_path / "d.json", *views)
+    assert several["eval"] == sliding | {"mode": "whole", "scales": [0.5, 1.0, 1.5], "flip": True}
+    assert several["pixel_accuracy"] != whole["pixel_accuracy"]
+
+
+def test_a_stride_beyond_the_window_is_told_in_one_sentence(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--checkpoint", str(checkpoint), "--eval.stride", "[40,40]"])
+    assert stopped.value.code == 2
+    assert "--eval.stride must not be larger than --eval.window" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, nn
+
+from trainers.data.batch import Sample, SegmentationDataset
+from trainers.data.loaders import create_eval_loader
+from trainers.engines import create_evaluator
+from trainers.forward import Forward
+from trainers.validation import evaluate_model
+
+NUM_CLASSES = 4
+
+
+class Scenes(SegmentationDataset):
+    """Five images of different sizes, whose labels are found in part."""
+
+    def __init__(self) -> None:
+        self.class_names = ["sky", "road", "car", "tree"]
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Sample:
+        generator = torch.Generator().manual_seed(index)
+        cells = torch.randint(0, 256, (3, 5 + index, 6), dtype=torch.uint8, generator=generator)
+        image = cells.repeat_interleave(7, 1).repeat_interleave(9, 2)
+        label = (image[0].long() * NUM_CLASSES // 256).roll(2, 1)
+        label[:, :3] = 255
+        return Sample(image=image, label=label, name=str(index))
+
+
+class Levels(nn.Module):
+    """The class is the level of red."""
+
+    requires_divisible_input_shape = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        centres = (torch.arange(NUM_CLASSES) + 0.5).view(-1, 1, 1) / NUM_CLASSES
+        return -(images[:, :1] - centres).abs()
+
+
+def evaluate(rank: int, folder: Path) -> None:
+    """Evaluates this process's part of the scenes; the first writes down what all of them gave."""
+    device = torch.device("cpu")
+    forward = Forward(Levels(), mean=(0.0,) * 3, std=(1.0,) * 3, device=device, precision="float32")
+    world_size = idist.get_world_size()
+    loader = create_eval_loader(Scenes(), batch_size=2, num_workers=0, rank=rank, world_size=world_size)
+    evaluator = create_evaluator(forward, num_classes=NUM_CLASSES)
+    scores = evaluate_model(evaluator, loader)
+    if rank == 0:
+        metrics = evaluator.state.metrics
+        counts = {"confusion": metrics["confusion"]} | vars(metrics["boundary"])
+        torch.save({"counts": counts, "scores": asdict(scores)}, folder / f"{world_size}.pt")
+
+
+def test_two_processes_count_what_one_counts(tmp_path: Path) -> None:
+    evaluate(0, tmp_path)
+    with idist.Parallel(backend="gloo", nproc_per_node=2, init_method=f"file://{tmp_path}/store") as processes:
+        processes.run(evaluate, tmp_path)
+    alone, together = (torch.load(tmp_path / f"{world_size}.pt", weights_only=True) for world_size in (1, 2))
+    assert 0 < alone["scores"]["boundary_iou"] < 1 and 0 < alone["scores"]["boundary_f_score"] <= 1
+    assert alone["counts"]["confusion"].sum() == sum((5 + index) * 7 * (6 * 9 - 3) for index in range(5))
+    for name, counts in alone["counts"].items():
+        assert counts.dtype == torch.int64 and torch.equal(together["counts"][name], counts), name
+    assert together["scores"] == alone["scores"]
