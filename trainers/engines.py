@@ -14,12 +14,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainers.augment import BatchAugmentation
+from trainers.boundary import BoundaryMetric
 from trainers.criteria import Criterion
 from trainers.data.batch import Batch
 from trainers.errors import UserError
 from trainers.forward import Forward
-from trainers.boundary import BoundaryMetric
-from trainers.checkpoints import save_whole
 from trainers.metrics import LabelConfusionMatrix
 
 
@@ -134,6 +133,12 @@ def create_evaluator(forward: Forward, *, num_classes: int) -> Engine:
         output_transform=lambda output: (output.prediction, output.batch.labels),
     )
     confusion.attach(evaluator, "confusion")
+    boundary = BoundaryMetric(
+        num_classes,
+        device=forward.device,
+        output_transform=lambda output: (output.prediction, output.batch.labels, output.batch.sizes),
+    )
+    boundary.attach(evaluator, "boundary")
     return evaluator
 
 
@@ -152,9 +157,3 @@ def _quiet(engine: Engine) -> Engine:
     # The engine logs an exception's message before it raises it; the user should read it once.
     engine.logger.setLevel(logging.CRITICAL)
     return engine
-    boundary = BoundaryMetric(
-        num_classes,
-        device=forward.device,
-        output_transform=lambda output: (output.prediction, output.batch.labels, output.batch.sizes),
-    )
-    boundary.attach(evaluator, "boundary")

@@ -13,13 +13,13 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor, nn
 
 from mtaclip_plugin import MTACLIP
-
 from mtaclip_plugin.inference import semantic_scores
 from trainers.views import average_views
 from trainers.windows import Scorer, slide
 
 if TYPE_CHECKING:  # the options name a precision, so they import this file
     from trainers.config import EvalConfig
+
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
@@ -32,8 +32,8 @@ class Forward:
         std: Standard deviation of red, green and blue in [0, 1].
         device: Where the model runs.
         precision: Arithmetic of the forward pass; see `resolve_precision`. Weights stay float32.
-
         evaluation: How `predict_labels` looks at an image; ``None`` for once, as a whole.
+
     Attributes:
         model: The model itself: what is evaluated and saved.
         trained: What training calls: the model, or what wraps it to run on several processes, or compiled.
@@ -47,15 +47,15 @@ class Forward:
         std: Sequence[float],
         device: torch.device,
         precision: Precision,
-    ) -> None:
         evaluation: EvalConfig | None = None,
+    ) -> None:
         # Depthwise convolutions on a CPU, and tensor cores on a GPU, are fastest with the channels last.
         self.model = model.to(device, memory_format=torch.channels_last)
         self.trained: nn.Module = self.model
         self.device = device
         self.dtype = resolve_precision(precision, device)
-        self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
         self._evaluation = evaluation
+        self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
@@ -75,13 +75,12 @@ class Forward:
         no scores at its full size from an "mtaclip".
         """
         self.model.eval()
-        # A single class has the id 0 here, but 1 in the mask that predict_labels gives of it.
         if self._evaluation is not None and not _looks_once(self._evaluation):
             return self._average_scores(images, self._evaluation).argmax(1)
+        # A single class has the id 0 here, but 1 in the mask that predict_labels gives of it.
         if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
             labels: Tensor = self._run(self.model.predict_labels, images)
             return labels
-        height, width = images.shape[-2:]
         return self._logits(images).argmax(1)
 
     def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
@@ -105,6 +104,7 @@ class Forward:
 
     def _logits(self, images: Tensor) -> Tensor:
         """What the model gives for images of any size, (B, K, H, W)."""
+        height, width = images.shape[-2:]
         # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
         multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
         padding = (0, -width % multiple, 0, -height % multiple)

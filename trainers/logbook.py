@@ -54,11 +54,11 @@ class Logbook:
     def log_scores(self, scores: SegmentationScores, iteration: int) -> None:
         """Writes the scores of all classes together, and the IoU of each class that occurs under its name."""
         self._writer.add_scalar("validation/mean IoU", scores.mean_iou, iteration)
-        self._writer.add_scalar("validation/pixel accuracy", scores.pixel_accuracy, iteration)
         self._writer.add_scalar("validation/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
-        for name, iou in zip(self._class_names, scores.class_iou, strict=True):
+        self._writer.add_scalar("validation/pixel accuracy", scores.pixel_accuracy, iteration)
         self._writer.add_scalar("validation/boundary IoU", scores.boundary_iou, iteration)
         self._writer.add_scalar("validation/boundary F-score", scores.boundary_f_score, iteration)
+        for name, iou in zip(self._class_names, scores.class_iou, strict=True):
             if iou is not None:
                 self._writer.add_scalar(f"validation IoU/{name}", iou, iteration)
 
