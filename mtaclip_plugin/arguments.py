@@ -1,8 +1,12 @@
-"""Checks of options, made where the user passes them."""
+"""Checks of options and images, made where the user passes them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
+
+import torch
+from torch import Tensor
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -24,3 +28,39 @@ def check_positive(**options: int) -> None:
     for name, value in options.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
+
+
+def check_weights(**options: float) -> None:
+    """Checks that weights are finite and not negative.
+
+    Raises:
+        ValueError: naming the first option that is not, and what was given.
+    """
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite weight of 0 or more, got {value}")
+
+
+def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:
+    """Checks images before a layer of the encoder refuses them with a message of its own.
+
+    Args:
+        images: what should be (B, C, H, W).
+        channels: C.
+        dtype: the model's.
+
+    Raises:
+        ValueError: if they are not floating-point numbers of that shape and dtype, or there are none.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images must be floating-point (B, C, H, W), got {images.dtype} of shape {tuple(images.shape)}"
+        )
+    if 0 in images.shape:
+        raise ValueError(f"there is nothing to segment in images of shape {tuple(images.shape)}: leave them out")
+    if images.shape[1] != channels:
+        raise ValueError(f"the encoder was built for {channels} channels, got {images.shape[1]}")
+    # Autocast casts what an operation is given, but nothing of double precision.
+    cast = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, dtype)
+    if images.dtype != dtype and not cast:
+        raise ValueError(f"the images are {images.dtype}, but the model is {dtype}: convert one of the two")

@@ -15,7 +15,7 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 
-from mtaclip_plugin.arguments import check_choice, check_positive
+from mtaclip_plugin.arguments import check_choice, check_images, check_positive
 from mtaclip_plugin.classes import TextGuidedModel
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
@@ -133,8 +133,10 @@ class MTACLIP(TextGuidedModel):
         check_choice("classification", classification, Classification)
         if encoder_depth not in (3, 4, 5):
             raise ValueError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
-        check_positive(classes=classes, num_queries=num_queries, num_prompts=num_prompts, context_length=context_length)
-        check_positive(num_heads=num_heads, decoder_channels=decoder_channels, decoder_layers=decoder_layers)
+        check_positive(in_channels=in_channels, classes=classes, num_queries=num_queries)
+        check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
+        check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
+        check_positive(pixel_decoder_layers=pixel_decoder_layers, pixel_decoder_ffn=pixel_decoder_ffn)
         # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
         if decoder_channels % 64 or decoder_channels % num_heads:
             raise ValueError(
@@ -227,7 +229,8 @@ class MTACLIP(TextGuidedModel):
             ``MaskPrediction``.
 
         Raises:
-            ValueError: if the images are not a floating-point tensor (B, C, H, W).
+            ValueError: if the images are not (B, C, H, W) of the model's dtype, or none; in training, from torch, if
+                all that BatchNorm gets of a channel is one number, as for a single image of at most 32 by 32.
         """
         prediction = self._predict_masks(x, auxiliary=return_masks)
         if return_masks:
@@ -248,7 +251,7 @@ class MTACLIP(TextGuidedModel):
             (B, H, W) int64 class ids; for K = 1, 1 where the logit is above 0, else 0.
 
         Raises:
-            ValueError: if the images are not a floating-point tensor (B, C, H, W).
+            ValueError: if the images are not (B, C, H, W) of the model's dtype, or none.
         """
         if self.training:
             self.eval()
@@ -256,10 +259,7 @@ class MTACLIP(TextGuidedModel):
 
     def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
         """The last prediction; with ``auxiliary``, the ones before it come along."""
-        if x.ndim != 4 or not x.is_floating_point():
-            raise ValueError(f"images must be floating-point (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
-        if x.shape[1] != self._in_channels:
-            raise ValueError(f"the encoder was built for {self._in_channels} channels, got {x.shape[1]}")
+        check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
         features = encode(self.encoder, F.pad(x, (0, right, 0, bottom)))

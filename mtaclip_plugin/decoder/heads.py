@@ -65,7 +65,7 @@ class TextAlignmentHead(nn.Module):
         learn_temperature: whether it is trained; the official code does not.
 
     Raises:
-        ValueError: if the temperature is below 0.01, CLIP's own bound.
+        ValueError: if the temperature is infinite, or below 0.01, CLIP's own bound.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class TextAlignmentHead(nn.Module):
         self.text_projection = nn.Linear(channels, text_channels)
         self.text_norm = nn.LayerNorm(text_channels)
         self.gamma = nn.Parameter(torch.full((text_channels,), 1e-4))
-        if temperature < 1 / MAX_LOGIT_SCALE:
-            raise ValueError(f"temperature must be at least {1 / MAX_LOGIT_SCALE}, got {temperature}")
+        if not 1 / MAX_LOGIT_SCALE <= temperature < math.inf:
+            raise ValueError(f"temperature must be at least {1 / MAX_LOGIT_SCALE} and finite, got {temperature}")
         log_scale = torch.tensor(-math.log(temperature))
         self.logit_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
 

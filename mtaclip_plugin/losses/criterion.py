@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mtaclip_plugin.arguments import check_choice
+from mtaclip_plugin.arguments import check_choice, check_weights
 from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
 from mtaclip_plugin.losses.masks import mask_losses
 from mtaclip_plugin.losses.matcher import HungarianMatcher
@@ -83,7 +84,10 @@ class MTACLIPLoss(nn.Module):
         check_choice("contrastive_mode", contrastive_mode, ContrastiveMode)
         check_choice("ignored_pixels", ignored_pixels, IgnoredPixels)
         check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
-        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
+        check_weights(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
+        check_weights(contrastive_weight=contrastive_weight, no_object_weight=no_object_weight)
+        check_weights(**{f"class_weights[{k}]": weight for k, weight in enumerate(class_weights or ())})
+        if not (num_points >= 1 and 1 <= oversample_ratio < math.inf and 0 <= importance_ratio <= 1):
             raise ValueError(
                 "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
                 f"{num_points}, {oversample_ratio} and {importance_ratio}."

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 IgnoredPixels = Literal["excluded", "background"]
@@ -59,8 +58,9 @@ class MaskTargets:
         classes = _classes_present(target, num_classes, ignore_index)
         if padded_size is not None:
             height, width = target.shape[1:]
-            bottom, right = padded_size[0] - height, padded_size[1] - width
-            target = F.pad(target, (0, right, 0, bottom), value=ignore_index)
+            padded = target.new_full((len(target), *padded_size), ignore_index)  # F.pad would round it to a double
+            padded[:, :height, :width] = target
+            target = padded
         void = ignore_index if ignored_pixels == "excluded" else None
         return cls(label_map=target, classes=classes, num_classes=num_classes, ignore_index=void)
 
