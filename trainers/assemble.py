@@ -14,6 +14,7 @@ from trainers.checkpoints import Checkpoint
 from trainers.config import Config, DataConfig, data_root
 from trainers.data.batch import SegmentationDataset
 from trainers.data.folder import FolderDataset
+from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.shapes import ShapesDataset
 from trainers.data.text_bank import SHAPES_BANK, load_text_bank
 from trainers.errors import UserError
@@ -30,6 +31,8 @@ def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     """
     if config.dataset == "folder":
         return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids)
+    if config.dataset in LAYOUTS:
+        return published_dataset(config.dataset, data_root(config), split)
     length = config.train_length if split == config.train_split else config.val_length
     return ShapesDataset(split, size=config.size, length=length)
 
@@ -56,9 +59,9 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
         OSError: The weights of the text tower cannot be had.
     """
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
-    options["text_embeddings"] = checkpoint.model.get("prompts.embeddings")
+    options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
     model = _build(options, checkpoint.class_names)
-    model.load_state_dict(checkpoint.model)
+    model.load_state_dict(checkpoint.weights)
     return model
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Self
 from zipfile import BadZipFile, ZipFile
 
 import torch
@@ -15,6 +16,29 @@ import torch
 from trainers.config import Config, ModelConfig, config_from_yaml, config_to_yaml
 from trainers.errors import UserError
 from trainers.metrics import SegmentationScores
+
+BEST, LAST, PREVIOUS = "best.pt", "last.pt", "previous.pt"
+
+
+@dataclass(frozen=True)
+class ValidationState:
+    """What the validations of a run gave so far.
+
+    Attributes:
+        iteration: Iterations that were done before the last one; 0 before the first.
+        scores: What the last one gave; ``None`` before the first.
+        best_mean_iou: The best mean IoU so far; ``None`` before the first.
+    """
+
+    iteration: int = 0
+    scores: SegmentationScores | None = None
+    best_mean_iou: float | None = None
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` made a dictionary of."""
+        scores = content["scores"]
+        return cls(**content | {"scores": None if scores is None else SegmentationScores(**scores)})
 
 
 @dataclass(frozen=True)
@@ -27,35 +51,104 @@ class Checkpoint:
         config: The resolved configuration.
         class_names: K names in the order of the label ids.
         iteration: Iterations that are done.
-        scores: What the validation after this iteration gave.
-        best_mean_iou: The best mean IoU so far, this validation's included.
-        model: The model's state dict.
+        validation: What the validations so far gave.
+        model: The state dict of the model that is trained.
+        average: That of the moving average of its weights; ``None`` where the run has none.
         optimizer: The optimizer's.
         scheduler: The scheduler's.
+        scaler: The gradient scaler's; empty where nothing is scaled.
     """
 
     config: Config
     class_names: tuple[str, ...]
     iteration: int
-    scores: SegmentationScores
-    best_mean_iou: float
+    validation: ValidationState
     model: dict[str, Any]
+    average: dict[str, Any] | None
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
+    scaler: dict[str, Any]
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The state dict of the model that is validated: the average where there is one."""
+        return self.model if self.average is None else self.average
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes ``path`` so that a crash at any moment leaves the old file or the new one, never a part of it."""
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, previous: Path | None = None) -> None:
+    """Writes ``path`` so that a crash at any moment leaves the old file or the new one, never a part of it.
+
+    Args:
+        checkpoint: What to write.
+        path: Where to.
+        previous: Where the file goes that was there before; if not given, it is replaced.
+
+    Raises:
+        UserError: It cannot be written; what was there before still is.
+    """
     content = vars(checkpoint) | {
         "config": config_to_yaml(checkpoint.config),
-        "scores": asdict(checkpoint.scores),
+        "validation": asdict(checkpoint.validation),
     }
+    save_whole(content, path, previous=previous)
+
+
+def save_whole(content: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
+    """Writes a file of tensors as `save_checkpoint` does.
+
+    Raises:
+        UserError: It cannot be written; what was there before still is.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own for a full disk
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written ({' '.join(str(error).split())}); free space on its disk, or choose another "
+            "folder; the checkpoints that were there before still are."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder as durable as the files behind them, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of a run that is whole, or ``None`` where there is none at all.
+
+    Of one that is damaged a line on stderr tells; the one before it is then taken.
+
+    Raises:
+        UserError: All that there are are damaged.
+    """
+    reason = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            return load_checkpoint(path)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            reason = error
+    if reason is not None:
+        raise UserError(
+            f"No checkpoint in {folder} can be read: {reason} Remove the folder, or choose another --train.output."
+        ) from reason
+    return None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -80,27 +173,66 @@ def load_checkpoint(path: Path) -> Checkpoint:
         **content
         | {
             "config": config_from_yaml(content["config"]),
-            "scores": SegmentationScores(**content["scores"]),
+            "validation": ValidationState.from_dict(content["validation"]),
         }
     )
 
 
-def check_same_model(checkpoint: Checkpoint, path: Path, *, model: ModelConfig, class_names: Sequence[str]) -> None:
-    """Makes sure that a run can go on from a checkpoint.
+def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_names: Sequence[str]) -> None:
+    """Makes sure that a run may go on from a checkpoint.
 
     Raises:
-        UserError: The checkpoint is one of another model, or of other classes.
+        UserError: The checkpoint is one of another model or of other classes; or other options have changed, which
+            ``--train.resume always`` allows.
     """
-    theirs, ours = asdict(checkpoint.config.model), asdict(model)
-    differences = [f"model.{name}" for name in ours if ours[name] != theirs[name]]
+    theirs, ours = _options(checkpoint.config), _options(config)
+    # What an option leaves to the encoder was found out when the run began.
+    left_open = [name for name in ("data.mean", "data.std") if ours[name] is None]
+    changed = [name for name, value in ours.items() if theirs[name] != value and name not in left_open]
+    of_model = [name for name in changed if name.startswith("model.")]
     if checkpoint.class_names != tuple(class_names):
-        differences.append("class names")
-    if differences:
+        of_model.append("class names")
+    if of_model:
         raise UserError(
-            f"The checkpoint {path} is one of another model: it holds "
-            f"{_describe(checkpoint.config.model, checkpoint.class_names)}, this run has "
-            f"{_describe(model, class_names)}; they differ in {', '.join(differences)}."
+            f"The run in {folder} is one of another model: it has "
+            f"{_describe(checkpoint.config.model, checkpoint.class_names)}, this command "
+            f"{_describe(config.model, class_names)}; they differ in {', '.join(of_model)}; choose another "
+            "--train.output."
         )
+    if changed and config.train.resume != "always":
+        differences = ", ".join(f"{name} was {theirs[name]} and is {ours[name]}" for name in changed)
+        raise UserError(
+            f"The run in {folder} was begun with other options: {differences}; choose another --train.output, or go "
+            "on with these by --train.resume always."
+        )
+
+
+_FREE_OPTIONS = frozenset(
+    (
+        "data.root",
+        "data.num_workers",
+        "train.accumulate",
+        "train.checkpoint_every",
+        "train.compile",
+        "train.device",
+        "train.gradient_checkpointing",
+        "train.overlays",
+        "train.output",
+        "train.resume",
+    )
+)
+"""Options that may change on the way: they say where and how fast a run goes, not where to."""
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """What a run depends on, by the options' names."""
+    sections = asdict(config)
+    return {
+        f"{section}.{name}": value
+        for section, options in sections.items()
+        for name, value in options.items()
+        if f"{section}.{name}" not in _FREE_OPTIONS
+    }
 
 
 def _describe(model: ModelConfig, class_names: Sequence[str]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import segmentation_models_pytorch as smp
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,16 +19,30 @@ from trainers.models import is_mtaclip
 
 
 class Criterion(nn.Module, ABC):
-    """Runs the model on a batch and says what is wrong with the result."""
+    """Runs the model on a part of a batch and says what is wrong with the result.
+
+    The gradients of all parts, summed, and averaged over the processes as ``DistributedDataParallel`` does, are those
+    of one batch of all samples.
+    """
 
     @abstractmethod
-    def forward(self, model: Forward, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted loss terms, scalars whose sum is the loss.
+    def forward(
+        self,
+        model: Forward,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_labels: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """Weighted loss terms, scalars whose sum is the part's share of the loss.
 
         Args:
             model: The model that is trained.
-            images: (B, 3, H, W) in [0, 1].
-            labels: (B, H, W) int64 class ids, or 255 for pixels without a label.
+            images: (b, 3, H, W) in [0, 1], a part of this process's batch.
+            labels: (b, H, W) int64 class ids, or 255 for pixels without a label.
+            batch_labels: (B, H, W), those of the whole batch of this process.
+            generators: b sources of random numbers, one for each sample.
         """
 
 
@@ -40,24 +57,49 @@ class MaskCriterion(Criterion):
         super().__init__()
         self.loss = MTACLIPLoss(ignore_index=IGNORE_INDEX, **options)
 
-    def forward(self, model: Forward, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        model: Forward,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_labels: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
         """Terms "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive" of prediction i."""
-        return self.loss.terms(model(images, return_masks=True), labels)
+        prediction = model(images, return_masks=True)
+        _, num_queries, columns = prediction.class_logits.shape
+        normalizers = self.loss.normalizers(batch_labels, num_queries=num_queries, num_classes=columns - 1)
+        return self.loss.terms(prediction, labels, generators, normalizers)
 
 
 class PixelCriterion(Criterion):
-    """Cross-entropy + dice on the model's logits (B, K, H, W)."""
+    """Cross-entropy + dice on the model's logits (B, K, H, W).
+
+    The dice of a class is a ratio of sums over pixels, so it is the one thing that depends on how a batch is split.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
 
-    def forward(self, model: Forward, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice"."""
+    def forward(
+        self,
+        model: Forward,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_labels: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice" (mean over parts)."""
         logits = model(images).float()
-        labelled = (labels != IGNORE_INDEX).sum().clamp(min=1)
-        cross_entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / labelled
-        return {"cross_entropy": cross_entropy, "dice": self.dice(logits, labels)}
+        labelled = idist.all_reduce((batch_labels != IGNORE_INDEX).sum().double()) / idist.get_world_size()
+        cross_entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        return {
+            "cross_entropy": cross_entropy / max(labelled.item(), 1.0 / idist.get_world_size()),
+            "dice": self.dice(logits, labels) * (len(labels) / len(batch_labels)),
+        }
 
 
 def build_criterion(arch: str, **options: Any) -> Criterion:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainers.augment import BatchAugmentation
 from trainers.boundary import BoundaryMetric
+from trainers.checkpoints import save_whole
 from trainers.criteria import Criterion
 from trainers.data.batch import Batch
 from trainers.errors import UserError
 from trainers.forward import Forward
 from trainers.metrics import LabelConfusionMatrix
+from trainers.randomness import derive_generators, derive_seed
 
 
 @dataclass(frozen=True)
@@ -57,49 +63,81 @@ def create_trainer(
     criterion: Criterion,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    scaler: GradScaler,
     augmentation: BatchAugmentation,
     *,
     clip_norm: float,
+    accumulate: int,
     seed: int,
+    folder: Path,
 ) -> Engine:
     """An engine whose step augments a batch, updates the weights and gives a `TrainStep`.
 
     ``state.iteration`` counts the iterations of the whole run. All that is random in a step derives from the
-    seed and this count, so a run that is resumed goes on as if it had never stopped.
+    seed, this count, and a sample's place in the batch of all processes, so a run that is resumed goes on as if it
+    had never stopped, and the number of processes and of parts does not matter.
 
     Args:
         forward: The model, with its normalisation and precision.
         criterion: Gives the loss terms.
         optimizer: Updates the weights.
         scheduler: Stepped after each iteration.
+        scaler: Scales the loss in half precision; does nothing where it is not enabled.
         augmentation: Works on the batch on the model's device.
         clip_norm: Largest norm of all gradients together.
+        accumulate: Parts that the batch of this process is worked off in.
         seed: The run's seed.
+        folder: Where a batch whose loss is not finite goes, with the model.
 
     Raises:
         UserError: By the engine, when the loss or its gradient is not finite.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    rank = idist.get_rank()
+
+    def backward(batch: Batch, iteration: int) -> dict[str, Tensor]:
+        """Gradients of the whole batch, part by part, and its loss terms."""
+        count = len(batch.names)
+        slots = range(rank * count, (rank + 1) * count)
+        generators = derive_generators("points", seed, iteration, slots, forward.device)
+        size = math.ceil(count / accumulate)
+        terms: dict[str, Tensor] = {}
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            last = start + size >= count
+            # Gradients of the processes are averaged once, when those of the last part come.
+            with nullcontext() if last else getattr(forward.trained, "no_sync", nullcontext)():
+                own = criterion(
+                    forward,
+                    batch.images[part],
+                    batch.labels[part],
+                    batch_labels=batch.labels,
+                    generators=generators[part],
+                )
+                scaler.scale(torch.stack(list(own.values())).sum()).backward()
+            for name, value in own.items():
+                terms[name] = terms.get(name, 0) + value.detach()
+        return terms
 
     def step(engine: Engine, batch: Batch) -> TrainStep:
         iteration = engine.state.iteration - 1
-        torch.manual_seed(int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]))
-        forward.model.train()
+        torch.manual_seed(derive_seed("model", seed, iteration, rank))
+        forward.trained.train()
         batch = augmentation(batch.to(forward.device, non_blocking=True), iteration)
-        terms = criterion(forward, batch.images, batch.labels)
-        loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
-        loss.backward()
+        terms = backward(batch, iteration)
+        scaler.unscale_(optimizer)
         grad_norm = clip_grad_norm_(parameters, clip_norm)
+        numbers = torch.stack(list(terms.values()))
         # One transfer for all numbers: on a GPU each would wait for the device.
-        total, norm, *values = torch.stack([loss, grad_norm, *terms.values()]).detach().tolist()
-        if not np.isfinite([total, norm]).all():
-            raise UserError(
-                f"The loss is {total} and its gradient's norm {norm} at iteration {iteration + 1}; lower --optim.lr, "
-                "or set --train.precision to float32."
-            )
+        norm, *values = torch.cat([grad_norm[None], idist.all_reduce(numbers) / idist.get_world_size()]).tolist()
+        total = sum(values)
+        # Half precision overflows now and then: the scaler leaves such a step out and scales less from then on.
+        if not math.isfinite(total) or not (math.isfinite(norm) or scaler.is_enabled()):
+            raise _not_finite(forward, batch, folder, iteration=iteration + 1, loss=total, norm=norm)
         learning_rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         scheduler.step()
         return TrainStep(
             loss=total,
@@ -109,6 +147,27 @@ def create_trainer(
         )
 
     return _quiet(Engine(step))
+
+
+def _not_finite(forward: Forward, batch: Batch, folder: Path, *, iteration: int, loss: float, norm: float) -> UserError:
+    """Keeps what led to a loss that is not finite, and says where."""
+    path = folder / f"not_finite_{iteration}_{idist.get_rank()}.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_whole(
+        {
+            "iteration": iteration,
+            "model": forward.model.state_dict(),
+            "images": batch.images,
+            "labels": batch.labels,
+            "names": batch.names,
+        },
+        path,
+    )
+    return UserError(
+        f"The loss is {loss} and its gradient's norm {norm} at iteration {iteration}, on {', '.join(batch.names)}; "
+        "lower --optim.lr, or set --train.precision to float32; the model and the augmented batch before it are in "
+        f"{path}."
+    )
 
 
 def create_evaluator(forward: Forward, *, num_classes: int) -> Engine:

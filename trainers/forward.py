@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from kornia.enhance import Normalize
@@ -119,11 +120,15 @@ def _looks_once(evaluation: EvalConfig) -> bool:
 def resolve_device(name: str) -> torch.device:
     """The device called ``name``; "auto" is CUDA where there is one, else the CPU.
 
+    Of several processes each has a GPU of its own.
+
     Raises:
         ValueError: The device does not exist here.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return idist.device() if idist.get_world_size() > 1 else torch.device("cuda")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

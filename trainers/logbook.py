@@ -17,6 +17,7 @@ from trainers.metrics import SegmentationScores
 from trainers.pictures import overlay, save_picture, side_by_side, with_legend
 from trainers.similarity import similarity_matrix, similarity_picture
 
+LOG, OVERLAYS = "tensorboard", "overlays"
 LOG_EVERY = 10
 
 
@@ -31,8 +32,8 @@ class Logbook:
     """
 
     def __init__(self, folder: Path, *, class_names: Sequence[str], overlays: int, start_iteration: int = 0) -> None:
-        self.log_folder = folder / "tensorboard"
-        self.overlay_folder = folder / "overlays"
+        self.log_folder = folder / LOG
+        self.overlay_folder = folder / OVERLAYS
         self.overlay_folder.mkdir(parents=True, exist_ok=True)
         self._class_names = class_names
         self._overlays = overlays

@@ -9,14 +9,19 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from trainers.encoder_blocks import block_numbers
+
 _UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _UNDECAYED_NAMES = ("contexts", "none_embedding")
 
 
-def create_optimizer(model: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float) -> AdamW:
-    """AdamW over the parameters that are trained, in up to four named groups.
+def create_optimizer(
+    model: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float, layer_decay: float = 1.0
+) -> AdamW:
+    """AdamW over the parameters that are trained, in named groups.
 
-    The groups are "encoder", "encoder, no decay", "decoder" and "decoder, no decay". Nothing with one dimension
+    The groups are "encoder", "encoder, no decay", "decoder" and "decoder, no decay"; where learning rates fall from
+    block to block, "encoder block 00" and so on. Nothing with one dimension
     or none (biases, norms, scales such as gamma and the logit scale) is decayed, no embedding, no prompt context,
     and nothing that a timm encoder says not to decay.
 
@@ -25,7 +30,13 @@ def create_optimizer(model: nn.Module, *, lr: float, encoder_lr_factor: float, w
         lr: Peak learning rate of the decoder.
         encoder_lr_factor: The encoder's peak learning rate as a part of it.
         weight_decay: Decay of the weights that are decayed.
+        layer_decay: Factor on the encoder's learning rate from each block to the one before it.
+
+    Raises:
+        ValueError: Rates should fall from block to block, but the encoder has none.
     """
+    blocks = block_numbers(model.encoder) if layer_decay < 1 else {}
+    deepest = max(blocks.values(), default=0)
     undecayed = set(_undecayed_names(model))
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -33,11 +44,14 @@ def create_optimizer(model: nn.Module, *, lr: float, encoder_lr_factor: float, w
             continue
         in_encoder = name.startswith("encoder.")
         decays = parameter.ndim > 1 and name not in undecayed
-        group = ("encoder" if in_encoder else "decoder") + ("" if decays else ", no decay")
+        block = blocks.get(name.removeprefix("encoder.")) if in_encoder else None
+        part = ("encoder" if in_encoder else "decoder") + ("" if block is None else f" block {block:02}")
+        group = part + ("" if decays else ", no decay")
+        factor = (encoder_lr_factor if in_encoder else 1) * (1 if block is None else layer_decay ** (deepest - block))
         options = {
             "name": group,
             "params": [],
-            "lr": lr * (encoder_lr_factor if in_encoder else 1),
+            "lr": lr * factor,
             "weight_decay": weight_decay if decays else 0.0,
         }
         groups.setdefault(group, options)["params"].append(parameter)

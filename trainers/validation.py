@@ -1,25 +1,21 @@
-"""What happens every so many iterations: scores, overlays, and the best and the last checkpoint."""
+"""Scores of the model on the validation images, every so many iterations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from ignite.engine import Engine
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from trainers.checkpoints import Checkpoint, save_checkpoint
-from trainers.config import Config
+from trainers.checkpoints import ValidationState
 from trainers.data.batch import Batch
 from trainers.errors import reading
 from trainers.forward import Forward
+from trainers.interruption import Interruption
 from trainers.logbook import Logbook
 from trainers.metrics import SegmentationScores, segmentation_scores
-
-BEST, LAST = "best.pt", "last.pt"
 
 
 def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> SegmentationScores:
@@ -35,65 +31,66 @@ def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> Segmentation
 
 @dataclass
 class Validation:
-    """A handler for the trainer: validates, writes the scores down, and saves ``last.pt`` and ``best.pt``.
+    """Validates, and remembers what was best.
 
     Attributes:
-        config: The resolved configuration.
-        class_names: K names in the order of the label ids.
-        folder: Where the checkpoints go.
-        forward: The model.
-        optimizer: Updates the weights.
-        scheduler: Sets the learning rates.
+        forward: The model that is validated.
         evaluator: See `trainers.engines.create_evaluator`.
-        loader: The validation batches.
-        logbook: The run's.
-        bar: Says how the validation went.
-        best_mean_iou: The best mean IoU so far; ``None`` before the first validation.
+        loader: The validation batches of this process.
+        interruption: Ends a validation of a single process at once.
+        logbook: The run's; ``None`` in all processes but the first.
+        bar: Says how the validation went; ``None`` in all processes but the first.
+        state: What the validations gave so far.
     """
 
-    config: Config
-    class_names: tuple[str, ...]
-    folder: Path
     forward: Forward
-    optimizer: Optimizer
-    scheduler: LRScheduler
     evaluator: Engine
     loader: DataLoader[Batch]
-    logbook: Logbook
-    bar: ProgressBar
-    best_mean_iou: float | None = None
+    interruption: Interruption
+    logbook: Logbook | None
+    bar: ProgressBar | None
+    state: ValidationState
 
-    def __call__(self, trainer: Engine) -> None:
-        """Validates after the trainer's current iteration."""
-        iteration = trainer.state.iteration
+    def __post_init__(self) -> None:
+        """Lets the evaluator look at the interruption."""
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+
+    def __call__(self, iteration: int) -> bool:
+        """Validates after so many iterations; gives whether the model is the best so far.
+
+        A validation that was interrupted counts as not made.
+        """
+        self._share_statistics()
         scores = evaluate_model(self.evaluator, self.loader)
+        if idist.get_world_size() == 1 and self.interruption.requested:
+            return False
+        best = self.state.best_mean_iou
         # Written this way, the first validation is the best one even where no pixel counts and its score is NaN.
-        improved = self.best_mean_iou is None or not scores.mean_iou <= self.best_mean_iou
-        if improved:
-            self.best_mean_iou = scores.mean_iou
-        self._save(iteration, scores, improved=improved)
-        self.logbook.log_scores(scores, iteration)
-        embeddings = getattr(self.forward.model, "text_embeddings", None)
-        if embeddings is not None:
-            self.logbook.log_text(embeddings, iteration)
-        self.bar.log_message(
-            f"iteration {iteration}: validation mIoU {scores.mean_iou:.4f}, pixel accuracy "
-            f"{scores.pixel_accuracy:.4f}{', the best so far' if improved else ''}"
-        )
+        improved = best is None or not scores.mean_iou <= best
+        best = scores.mean_iou if improved else best
+        self.state = ValidationState(iteration=iteration, scores=scores, best_mean_iou=best)
+        self._log(iteration, scores, improved=improved)
+        return improved
 
-    def _save(self, iteration: int, scores: SegmentationScores, *, improved: bool) -> None:
-        assert self.best_mean_iou is not None
-        checkpoint = Checkpoint(
-            config=self.config,
-            class_names=self.class_names,
-            iteration=iteration,
-            scores=scores,
-            best_mean_iou=self.best_mean_iou,
-            model=self.forward.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            scheduler=self.scheduler.state_dict(),
-        )
-        # The best comes first: a run that is cut off in between goes on from the last and finds the best again.
-        if improved:
-            save_checkpoint(checkpoint, self.folder / BEST)
-        save_checkpoint(checkpoint, self.folder / LAST)
+    def _log(self, iteration: int, scores: SegmentationScores, *, improved: bool) -> None:
+        if self.logbook is not None:
+            self.logbook.log_scores(scores, iteration)
+            embeddings = getattr(self.forward.model, "text_embeddings", None)
+            if embeddings is not None:
+                self.logbook.log_text(embeddings, iteration)
+        if self.bar is not None:
+            self.bar.log_message(
+                f"iteration {iteration}: validation mIoU {scores.mean_iou:.4f}, pixel accuracy "
+                f"{scores.pixel_accuracy:.4f}{', the best so far' if improved else ''}"
+            )
+
+    def _share_statistics(self) -> None:
+        """Gives all processes the buffers of the first: norms count on their own between two steps."""
+        if idist.get_world_size() > 1:
+            for buffer in self.forward.model.buffers():
+                idist.broadcast(buffer, src=0)
+
+    def _stop(self) -> None:
+        # Several processes would have to stop at the same image: they validate to the end.
+        if idist.get_world_size() == 1 and self.interruption.requested:
+            self.evaluator.terminate()

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from trainers import checkpoints
-from trainers.checkpoints import Checkpoint, check_same_model, load_checkpoint, save_checkpoint
+from trainers.checkpoints import (
+    Checkpoint,
+    ValidationState,
+    check_resumable,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
 from trainers.config import Config
 from trainers.errors import UserError
 from trainers.metrics import SegmentationScores
@@ -19,20 +26,25 @@ def checkpoint(iteration: int = 7) -> Checkpoint:
         config=Config(),
         class_names=("sky", "road"),
         iteration=iteration,
-        scores=SegmentationScores(
-            mean_iou=0.5,
-            frequency_weighted_iou=0.5,
-            pixel_accuracy=0.75,
-            boundary_iou=0.25,
-            boundary_f_score=0.375,
-            class_iou=(0.5, None),
-            class_boundary_iou=(0.25, None),
-            class_boundary_f_score=(0.375, None),
+        validation=ValidationState(
+            iteration=6,
+            scores=SegmentationScores(
+                mean_iou=0.5,
+                frequency_weighted_iou=0.5,
+                pixel_accuracy=0.75,
+                boundary_iou=0.25,
+                boundary_f_score=0.375,
+                class_iou=(0.5, None),
+                class_boundary_iou=(0.25, None),
+                class_boundary_f_score=(0.375, None),
+            ),
+            best_mean_iou=0.625,
         ),
-        best_mean_iou=0.625,
         model={"weight": torch.arange(4096.0)},
         optimizer={"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1, "name": "decoder"}]},
+        average=None,
         scheduler={"last_epoch": 7},
+        scaler={},
     )
 
 
@@ -44,18 +56,52 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_first_validation(tmp_path: Path) -> None:
+    fresh = replace(checkpoint(), validation=ValidationState(), average={"weight": torch.ones(2)})
+    save_checkpoint(fresh, tmp_path / "last.pt")
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert loaded.validation == ValidationState() and loaded.weights["weight"].tolist() == [1, 1]
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.trainers.test_checkpoints import checkpoint
+from trainers.checkpoints import save_checkpoint
+from trainers.errors import UserError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    save_checkpoint(checkpoint(iteration=8), Path(sys.argv[1]), previous=Path(sys.argv[2]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(checkpoint(iteration=7), path)
-
-    def crash(content: Any, file: Any) -> None:
-        file.write(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(checkpoints.torch, "save", crash)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(checkpoint(iteration=8), path)
+    command = [sys.executable, "-c", FILL_THE_DISK, str(path), str(tmp_path / "previous.pt")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{path} could not be written (") and "free space on its disk" in said
     assert load_checkpoint(path).iteration == 7
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_the_checkpoint_before_is_kept_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_latest(tmp_path) is None
+    for iteration in (7, 8):
+        save_checkpoint(checkpoint(iteration), tmp_path / "last.pt", previous=tmp_path / "previous.pt")
+    latest = load_latest(tmp_path)
+    assert latest is not None and latest.iteration == 8
+    damage(tmp_path / "last.pt", "cut off")
+    latest = load_latest(tmp_path)
+    assert latest is not None and latest.iteration == 7
+    assert "last.pt cannot be read" in capsys.readouterr().err
+    damage(tmp_path / "previous.pt", "empty")
+    with pytest.raises(UserError, match=r"No checkpoint in .* can be read: .*previous\.pt"):
+        load_latest(tmp_path)
 
 
 def damage(path: Path, how: str) -> None:
@@ -92,11 +138,31 @@ def test_a_file_of_another_program_is_named(tmp_path: Path, content: object) -> 
         load_checkpoint(tmp_path / "other.pt")
 
 
-def test_a_checkpoint_of_another_model_names_both() -> None:
-    saved = checkpoint()
-    check_same_model(saved, Path("last.pt"), model=saved.config.model, class_names=["sky", "road"])
-    other = replace(saved.config.model, arch="fpn", encoder_name="resnet18")
+def test_a_run_of_another_model_names_both() -> None:
+    saved, names = checkpoint(), ("sky", "road")
+    check_resumable(saved, Path("run"), saved.config, names)
+    model = replace(saved.config.model, arch="fpn", encoder_name="resnet18")
+    other = replace(saved.config, model=model, train=replace(saved.config.train, resume="always"))
     with pytest.raises(UserError, match=r"mtaclip on tu-tf_efficientnet_lite0 with 2 classes.*fpn on resnet18 with 3"):
-        check_same_model(saved, Path("last.pt"), model=other, class_names=["sky", "road", "car"])
-    with pytest.raises(UserError, match=r"differ in class names\."):
-        check_same_model(saved, Path("last.pt"), model=saved.config.model, class_names=["sky", "sea"])
+        check_resumable(saved, Path("run"), other, ("sky", "road", "car"))
+    with pytest.raises(UserError, match=r"differ in class names;"):
+        check_resumable(saved, Path("run"), saved.config, ("sky", "sea"))
+
+
+def test_a_run_goes_on_with_other_options_where_that_is_meant() -> None:
+    saved, names = checkpoint(), ("sky", "road")
+    faster = replace(saved.config, data=replace(saved.config.data, num_workers=3))
+    check_resumable(saved, Path("run"), faster, names)
+    other = replace(saved.config, optim=replace(saved.config.optim, lr=0.5))
+    with pytest.raises(UserError, match=r"optim\.lr was 0\.001 and is 0\.5; .*--train\.resume always"):
+        check_resumable(saved, Path("run"), other, names)
+    check_resumable(saved, Path("run"), replace(other, train=replace(other.train, resume="always")), names)
+
+
+def test_statistics_that_were_left_to_the_encoder_are_no_other_options() -> None:
+    config = Config()
+    saved = replace(checkpoint(), config=replace(config, data=replace(config.data, mean=(0.5,) * 3, std=(0.5,) * 3)))
+    check_resumable(saved, Path("run"), config, ("sky", "road"))
+    other = replace(config, data=replace(config.data, mean=(0.4,) * 3))
+    with pytest.raises(UserError, match=r"data\.mean was"):
+        check_resumable(saved, Path("run"), other, ("sky", "road"))

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,7 +18,6 @@ from trainers import evaluate, models, predict, train
 from trainers.assemble import resolve_statistics
 from trainers.checkpoints import load_checkpoint
 from trainers.config import Config, config_from_yaml
-from trainers.validation import Validation
 
 TINY = [
     "--data.size=40",
@@ -76,7 +74,7 @@ def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
     last = load_checkpoint(mtaclip_run / "last.pt")
     best = load_checkpoint(mtaclip_run / "best.pt")
     assert last.iteration == 4 and best.iteration in (2, 4)
-    assert last.best_mean_iou == best.best_mean_iou == best.scores.mean_iou
+    assert last.validation.best_mean_iou == best.validation.best_mean_iou == best.validation.scores.mean_iou
     assert config_from_yaml((mtaclip_run / "config.yaml").read_text()) == last.config
     assert sorted(file.name for file in (mtaclip_run / "overlays").iterdir()) == ["val_00000.png", "val_00001.png"]
     with Image.open(mtaclip_run / "overlays" / "val_00000.png") as picture:
@@ -91,7 +89,7 @@ def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
     assert {"loss/total", "gradient norm", "learning rate/encoder", "learning rate/decoder, no decay"} <= scalars
     assert {"validation/mean IoU", "validation/pixel accuracy", "validation IoU/background"} <= scalars
     assert [event.step for event in log.Scalars("validation/mean IoU")] == [2, 4]
-    assert log.Scalars("validation/mean IoU")[1].value == pytest.approx(last.scores.mean_iou)
+    assert log.Scalars("validation/mean IoU")[1].value == pytest.approx(last.validation.scores.mean_iou)
     assert set(tags["images"]) == {"validation/val_00000", "validation/val_00001", "text similarity"}
     assert "config/text_summary" in tags["tensors"]
 
@@ -101,7 +99,7 @@ def test_the_summary_says_where_things_are(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     best = load_checkpoint(tmp_path / "run" / "best.pt")
     assert f"Best validation, after iteration {best.iteration}:" in out
-    assert f"mean                   {best.scores.mean_iou:.4f}" in out
+    assert f"mean                   {best.validation.scores.mean_iou:.4f}" in out
     for path in ("best.pt", "last.pt", "overlays"):
         assert str(tmp_path / "run" / path) in out
     assert f"tensorboard --logdir {tmp_path / 'run' / 'tensorboard'}" in out
@@ -127,7 +125,7 @@ def test_the_image_tower_of_clip_is_an_encoder(encoder: list[str], tmp_path: Pat
     assert checkpoint.config.data.mean == pytest.approx(OPENAI_DATASET_MEAN, abs=1e-7)
     assert checkpoint.config.data.std == pytest.approx(OPENAI_DATASET_STD, abs=1e-7)
     scores = evaluate.evaluate(checkpoint, root=None, split=None, device="cpu")
-    assert scores.mean_iou == pytest.approx(checkpoint.scores.mean_iou, abs=1e-6)
+    assert scores.mean_iou == pytest.approx(checkpoint.validation.scores.mean_iou, abs=1e-6)
     write_image(tmp_path / "a.jpg", (50, 33))
     predict.main(["--checkpoint", str(folder / "last.pt"), str(tmp_path / "a.jpg"), "--output", str(tmp_path / "out")])
     assert (tmp_path / "out" / "a.png").exists()
@@ -141,38 +139,15 @@ def test_what_the_options_leave_open_is_the_encoder_s(encoder_name: str, std: fl
     assert resolved.mean == (0.1, 0.2, 0.3) and resolved.std is not None and resolved.std[0] == std
 
 
-@pytest.mark.parametrize("arch", [["--model.arch", "unet"], MTACLIP])
-def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: list[str]
-) -> None:
-    whole = load_checkpoint(run_training(tmp_path / "whole", *arch) / "last.pt")
-    validate = Validation.__call__
-
-    def crash(validation: Validation, trainer: Engine) -> None:
-        validate(validation, trainer)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "__call__", crash)
-        with pytest.raises(KeyboardInterrupt):
-            run_training(tmp_path / "cut", *arch)
-    assert load_checkpoint(tmp_path / "cut" / "last.pt").iteration == 2
-    resumed = load_checkpoint(run_training(tmp_path / "cut", *arch, "--train.resume", "true") / "last.pt")
-    assert resumed.iteration == 4 and resumed.scores == whole.scores
-    assert resumed.scheduler == whole.scheduler
-    for name, tensor in whole.model.items():
-        assert torch.equal(tensor, resumed.model[name]), name
-
-
 def test_evaluate_repeats_the_validation(unet_run: Path, mtaclip_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (unet_run, mtaclip_run):
         best = load_checkpoint(folder / "best.pt")
         evaluate.main(["--checkpoint", str(folder / "best.pt"), "--device", "cpu"])
         report = json.loads((folder / "best_val.json").read_text())
-        assert report["mean_iou"] == pytest.approx(best.scores.mean_iou, abs=1e-6)
+        assert report["mean_iou"] == pytest.approx(best.validation.scores.mean_iou, abs=1e-6)
         assert list(report["class_iou"]) == list(best.class_names)
         assert report["iteration"] == best.iteration and report["split"] == "val"
-        assert f"{best.scores.pixel_accuracy:.4f}" in capsys.readouterr().out
+        assert f"{best.validation.scores.pixel_accuracy:.4f}" in capsys.readouterr().out
 
 
 def test_evaluate_takes_another_split_and_file(unet_run: Path, tmp_path: Path) -> None:
@@ -198,7 +173,7 @@ def test_evaluate_classifies_by_other_text(mtaclip_run: Path, tmp_path: Path) ->
     trained = accuracy("text", None)
     assert accuracy("text", tmp_path / "same.npy") == trained
     assert accuracy("text", other) != trained
-    assert accuracy("learned", None) == checkpoint.scores.pixel_accuracy
+    assert accuracy("learned", None) == checkpoint.validation.scores.pixel_accuracy
 
 
 def test_evaluate_takes_other_text_only_where_there_is_text(
@@ -272,7 +247,9 @@ def test_a_wrong_label_is_told_in_one_sentence(
         (["--train.device", "abacus"], "abacus"),
         (["--optim.warmup_iterations", "4"], "--optim.warmup_iterations"),
         (["--data.dataset", "folder", "--data.root", "no/folder"], "no/folder"),
-        (["--train.resume", "true"], "last.pt"),
+        (["--train.resume", "maybe"], "train.resume"),
+        (["--train.gradient_checkpointing", "true"], "can not compute its activations again"),
+        (["--optim.layer_decay", "0.9"], "--optim.layer_decay to 1"),
         (["--data.sise", "3"], "--data.sise"),
     ],
 )
@@ -291,13 +268,26 @@ def test_a_mistake_of_the_program_keeps_its_traceback(tmp_path: Path, monkeypatc
 
 
 def test_a_run_is_not_overwritten(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "already holds a run" in failure(train.main, [*TINY, "--train.output", str(unet_run)], capsys)
+    options = [*TINY, "--train.output", str(unet_run), "--model.arch", "unet"]
+    assert "already holds a run" in failure(train.main, [*options, "--train.resume", "never"], capsys)
+    assert "optim.lr was 0.001 and is 0.5" in failure(train.main, [*options, "--optim.lr", "0.5"], capsys)
 
 
 def test_a_run_is_not_resumed_with_another_model(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*TINY, "--train.output", str(unet_run), "--train.resume", "true", "--model.arch", "fpn"]
+    options = [*TINY, "--train.output", str(unet_run), "--train.resume", "always", "--model.arch", "fpn"]
     line = failure(train.main, options, capsys)
     assert "unet on resnet18 with 12 classes" in line and "fpn on resnet18 with 12 classes" in line
+
+
+def test_a_finished_run_is_told_again(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = load_checkpoint(unet_run / "last.pt")
+    run_training(unet_run, "--model.arch", "unet")
+    assert (
+        f"Best validation, after iteration {load_checkpoint(unet_run / 'best.pt').iteration}:"
+        in capsys.readouterr().out
+    )
+    after = load_checkpoint(unet_run / "last.pt")
+    assert all(torch.equal(tensor, after.model[name]) for name, tensor in before.model.items())
 
 
 def test_packaged_weights_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +325,7 @@ def test_predict_writes_two_pictures_for_each_image(unet_run: Path, mtaclip_run:
         output = tmp_path / folder.name
         predict.main(["--checkpoint", str(folder / "best.pt"), str(tmp_path / "in"), "--output", str(output)])
         names = {file.name for file in output.iterdir()}
-        assert names == {"a.png", "a_overlay.png", "b.png", "b_overlay.png"}
+        assert names == {"a.png", "a_overlay.png", "b.png", "b_overlay.png", "index.html"}
         with Image.open(output / "a.png") as index, Image.open(output / "a_overlay.png") as picture:
             assert index.mode == "P" and index.size == (50, 33) and max(index.tobytes()) < 12
             assert picture.width >= 50 and picture.height > 33
@@ -350,7 +340,7 @@ def test_predict_names_an_unreadable_image_and_goes_on(
     with pytest.raises(SystemExit) as stopped:
         predict.main(["--checkpoint", str(unet_run / "best.pt"), *paths, "--output", str(tmp_path / "out")])
     assert stopped.value.code == 1
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"good.png", "good_overlay.png"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"good.png", "good_overlay.png", "index.html"}
     captured = capsys.readouterr()
     assert "1 of 3 images" in captured.out
     for name in ("bad.jpg", "missing.jpg"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Events
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 import mtaclip_plugin  # noqa: F401  registers "mtaclip"
 from trainers.augment import BatchAugmentation
@@ -87,33 +90,50 @@ def build(arch: str) -> nn.Module:
     )
 
 
-def batches(count: int) -> list[Batch]:
+def batches(count: int, *, names: str = "ab", side: int = 32) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
+    size, blocks = len(names), side // 4
     return [
         Batch(
-            images=torch.rand(2, 3, 32, 32, generator=generator),
-            labels=torch.randint(0, 3, (2, 8, 8), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2),
-            names=("a", "b"),
-            sizes=((32, 32), (32, 32)),
+            images=torch.rand(size, 3, side, side, generator=generator),
+            labels=torch.randint(0, 3, (size, blocks, blocks), generator=generator)
+            .repeat_interleave(4, 1)
+            .repeat_interleave(4, 2),
+            names=tuple(names),
+            sizes=((side, side),) * size,
         )
         for _ in range(count)
     ]
 
 
-def run(model: nn.Module, data: list[Batch], *, arch: str, seed: int = 0, clip_norm: float = 1.0) -> list[TrainStep]:
-    forward = Forward(model, mean=(0.5,) * 3, std=(0.5,) * 3, device=CPU, precision="float32")
+def run(
+    model: nn.Module,
+    data: list[Batch],
+    *,
+    arch: str,
+    seed: int = 0,
+    clip_norm: float = 1.0,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    folder: Path = Path(),
+) -> list[TrainStep]:
+    forward = Forward(model, mean=(0.5,) * 3, std=(0.5,) * 3, device=CPU, precision=precision)
     optimizer = create_optimizer(model, lr=1e-3, encoder_lr_factor=0.1, weight_decay=0.02)
     scheduler = create_scheduler(optimizer, iterations=99, warmup_iterations=0, power=0.9)
-    augmentation = BatchAugmentation(crop_size=(32, 32), scale_range=(1.0, 1.0), flip=0.5, photometric=0.0, seed=0)
+    crop_size = data[0].sizes[0]
+    augmentation = BatchAugmentation(crop_size=crop_size, scale_range=(1.0, 1.0), flip=0.5, photometric=0.0, seed=0)
     options = {"num_points": 64} if arch == "mtaclip" else {}
     trainer = create_trainer(
         forward,
         build_criterion(arch, **options),
         optimizer,
         scheduler,
+        GradScaler("cpu", enabled=precision == "fp16"),
         augmentation,
         clip_norm=clip_norm,
+        accumulate=accumulate,
         seed=seed,
+        folder=folder,
     )
     steps: list[TrainStep] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.output))
@@ -149,11 +169,43 @@ def test_gradients_are_clipped_and_their_norm_is_told_before() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_a_loss_that_is_not_finite_ends_in_a_sentence() -> None:
+def test_a_loss_that_is_not_finite_ends_in_a_sentence_and_keeps_the_batch(tmp_path: Path) -> None:
     (batch,) = batches(1)
     broken = replace(batch, images=torch.full_like(batch.images, float("nan")))
-    with pytest.raises(UserError, match=r"iteration 1.*--optim\.lr"):
-        run(build("unet"), [broken], arch="unet")
+    model = build("unet")
+    with pytest.raises(UserError, match=r"iteration 1, on a, b; lower --optim\.lr.*not_finite_1_0\.pt"):
+        run(model, [broken], arch="unet", folder=tmp_path)
+    kept = torch.load(tmp_path / "not_finite_1_0.pt", weights_only=True)
+    assert kept["names"] == ("a", "b") and kept["images"].isnan().all() and kept["labels"].shape == (2, 32, 32)
+    assert kept["model"].keys() == model.state_dict().keys()
+
+
+def frozen_norms(arch: str) -> nn.Module:
+    """A model whose batch norms count nothing, so that a sample does not depend on the others."""
+    model = build(arch)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate: int) -> None:
+    (batch,) = batches(1, names="abcd", side=64)
+    batch.labels[0] = IGNORE_INDEX
+    whole, parts = frozen_norms("mtaclip"), frozen_norms("mtaclip")
+    (first,) = run(whole, [batch], arch="mtaclip", clip_norm=1e9)
+    (second,) = run(parts, [batch], arch="mtaclip", clip_norm=1e9, accumulate=accumulate)
+    assert second.terms == pytest.approx(first.terms, rel=1e-4)
+    for (name, one), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (other.grad - one.grad).abs().max() <= 1e-5 * max(1.0, one.grad.abs().max().item()), name
+
+
+def test_half_precision_scales_the_loss_and_trains() -> None:
+    steps = run(build("mtaclip"), batches(1) * 6, arch="mtaclip", precision="fp16")
+    assert all(math.isfinite(step.loss) for step in steps) and steps[-1].loss < steps[0].loss
 
 
 def test_pixel_criterion_by_hand() -> None:
@@ -163,16 +215,20 @@ def test_pixel_criterion_by_hand() -> None:
 
     forward = Forward(Constant(), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision="float32")
     labels = torch.tensor([[[1, 1], [0, IGNORE_INDEX]]])
-    terms = build_criterion("unet")(forward, torch.zeros(1, 3, 2, 2), labels)
+    criterion = build_criterion("unet")
+    terms = criterion(forward, torch.zeros(1, 3, 2, 2), labels, batch_labels=labels, generators=[])
     p = torch.tensor([0.0, 2.0]).softmax(0)
     assert terms["cross_entropy"].item() == pytest.approx(-(2 * p[1].log() + p[0].log()).item() / 3)
     dice = 1 - torch.stack([2 * p[0] / (3 * p[0] + 1), 4 * p[1] / (3 * p[1] + 2)])
     assert terms["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-5)
-    void = build_criterion("unet")(forward, torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), IGNORE_INDEX))
+    nothing = torch.full((1, 2, 2), IGNORE_INDEX)
+    void = criterion(forward, torch.zeros(1, 3, 2, 2), nothing, batch_labels=nothing, generators=[])
     assert [term.item() for term in void.values()] == [0, 0]
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_precision(precision: Precision, dtype: torch.dtype) -> None:
     forward = Forward(nn.Conv2d(3, 2, 1), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision=precision)
     images = torch.rand(1, 3, 4, 4)

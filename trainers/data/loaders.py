@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from trainers.data.batch import Batch, SegmentationDataset, collate
 from trainers.data.cut import CutKey, RandomCutDataset
+from trainers.interruption import ignore_signals
 
 
 class IterationBatchSampler(Sampler[list[CutKey]]):
@@ -98,11 +99,11 @@ def create_train_loader(
         pin_memory: copy batches into page-locked memory.
 
     Raises:
-        ValueError: there is nothing to load, or the run is already over.
+        ValueError: there is nothing to load, or the run would start after its end.
     """
     if len(dataset) == 0 or batch_size < 1:
         raise ValueError(f"Cannot make batches of {batch_size} from {len(dataset)} samples; both must be 1 or more.")
-    if not 0 <= start_iteration < iterations:
+    if not 0 <= start_iteration <= iterations:
         raise ValueError(f"A run of {iterations} iterations cannot start after {start_iteration}; raise iterations.")
     sampler = IterationBatchSampler(
         length=len(dataset),
@@ -119,6 +120,7 @@ def create_train_loader(
         collate_fn=partial(collate, size=cut_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
     return cast("DataLoader[Batch]", loader)
@@ -147,6 +149,7 @@ def create_eval_loader(
         sampler=range(rank, len(dataset), world_size),
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),
     )
     return cast("DataLoader[Batch]", loader)

@@ -1,0 +1,54 @@
+"""What can go wrong in the middle of a run, as one sentence that says how to go on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from trainers.checkpoints import LAST
+from trainers.errors import UserError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def run_failures(folder: Path) -> Iterator[None]:
+    """Turns what the machine refuses a run into a `UserError`, and adds to each where the run can go on.
+
+    Args:
+        folder: The run's.
+
+    Raises:
+        UserError: The memory or the disk is full, a folder has vanished, or what a `UserError` inside says.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} {_how_to_go_on(folder)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise UserError(
+            "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
+            "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size. "
+            f"{_how_to_go_on(folder)}"
+        ) from error
+    except OSError as error:
+        full = error.errno in _NO_SPACE
+        remedy = "free space on its disk" if full else "put right what it names"
+        raise UserError(f"The run stopped at {error}: {remedy}. {_how_to_go_on(folder)}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The allocator of a CPU has no exception of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if (folder / LAST).exists():
+        return f"{folder / LAST} is intact: the same command goes on from it."
+    return "There is no checkpoint yet: the same command begins anew."
