@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from trainers.assemble import create_forward, restore_model
 from trainers.checkpoints import load_checkpoint
-from trainers.data.folder import IMAGE_SUFFIXES, read_image
+from trainers.data.reading import IMAGE_SUFFIXES, read_image
 from trainers.errors import UserError, main_guard, user_errors
 from trainers.forward import Forward
 from trainers.pictures import overlay, save_index_png, save_picture, with_legend

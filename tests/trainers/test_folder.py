@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.data.folder import FolderDataset, read_image
+from trainers.data.folder import FolderDataset
+from trainers.data.reading import read_image
 
 CAMVID = Path(os.environ.get("MTACLIP_DATA", "no-data")) / "camvid"
 IDS = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
@@ -67,12 +68,53 @@ def test_exif_orientation_turns_the_image(root: Path) -> None:
     assert image[0, :14].float().mean() > 240 and image[0, 18:].float().mean() < 15
 
 
+def test_an_image_whose_mask_fits_its_stored_pixels_stays_as_stored(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = root / "images/train/b.jpg"
+    Image.new("RGB", (3, 2)).save(path, exif=exif)
+    assert read_image(path).shape == (3, 3, 2)
+    assert FolderDataset(root, "train")[1].image.shape == (3, 2, 3)
+    Image.fromarray(IDS.T.copy()).save(root / "annotations/train/b.png")
+    assert FolderDataset(root, "train")[1].image.shape == (3, 3, 2)
+
+
 def test_any_8_bit_picture_becomes_rgb(tmp_path: Path) -> None:
     grey = Image.new("RGB", (5, 4), (90, 90, 90))
     for picture in (grey.convert("L"), grey.convert("RGBA"), grey.convert("CMYK"), grey.quantize(2)):
         picture.save(tmp_path / "x.tiff")
         image = read_image(tmp_path / "x.tiff")
         assert image.shape == (3, 4, 5) and image.unique().tolist() == [90]
+
+
+def test_alpha_hides_no_colour(tmp_path: Path) -> None:
+    Image.new("RGBA", (3, 2), (10, 200, 30, 0)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png")[:, 0, 0].tolist() == [10, 200, 30]
+    palette = Image.new("P", (3, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    palette.save(tmp_path / "y.png", transparency=1)
+    assert read_image(tmp_path / "y.png")[:, 0, 0].tolist() == [10, 200, 30]
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_damaged_files_are_read_or_named(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(rng.integers(0, 255, (16, 24, 3), np.uint8)).save(path, exif=exif)
+    whole, refusals = path.read_bytes(), []
+    for _ in range(200):
+        damaged = bytearray(whole[: rng.integers(len(whole) // 2, len(whole) + 1)])
+        for place in rng.integers(len(damaged), size=3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert read_image(path).shape[0] == 3
+        except OSError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20 and all(str(path) in refusal for refusal in refusals)
 
 
 def test_mask_without_image_is_left_aside(root: Path) -> None:
@@ -86,7 +128,12 @@ def test_missing_parts_say_where_they_were_expected(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images/val does not exist"):
         FolderDataset(root, "val")
     (root / "annotations/train/b.png").unlink()
+    dataset = FolderDataset(root, "train")
+    assert dataset[0].name == "a"
     with pytest.raises(FileNotFoundError, match=r"b\.jpg has no mask: .*annotations/train/b\.png"):
+        dataset[1]
+    (root / "annotations/train/a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"None of the 2 images has a mask: .*annotations/train/a\.png"):
         FolderDataset(root, "train")
     (root / "classes.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"classes\.txt is missing"):
@@ -155,6 +202,16 @@ def test_bad_masks_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.png has the ids \[3, 7\].* K=3 .*--data\.ignore_ids"):
         dataset[0]
     assert FolderDataset(root, "train", ignore_ids=(3, 7))[0].label[0].tolist() == [0, 255, 2]
+    Image.fromarray(np.arange(50_000, 50_006, dtype=np.uint16).reshape(2, 3)).save(path)
+    with pytest.raises(ValueError, match=r"a\.png has the ids \[50000, 50001, .*50005\]"):
+        dataset[0]
+    Image.fromarray(np.arange(20, 52, dtype=np.uint8).reshape(2, 16)).save(path)
+    Image.new("RGB", (16, 2)).save(root / "images/train/a.PNG")
+    with pytest.raises(ValueError, match=r"has the ids \[20, .*, 29, \.\.\.\], but"):
+        dataset[0]
+    Image.fromarray(IDS).convert("RGBA").save(path)
+    with pytest.raises(ValueError, match=r"a\.png holds RGBA colours"):
+        dataset[0]
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="MTACLIP_DATA names no folder with camvid in it")

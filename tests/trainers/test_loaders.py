@@ -148,7 +148,7 @@ def test_eval_loader_gives_every_whole_image_once_over_all_ranks(ranks: int) -> 
     assert sorted(seen) == list("0123456")
 
 
-@pytest.mark.parametrize(("length", "start", "message"), [(0, 0, "from 0 samples"), (3, 4, "cannot start after 4")])
+@pytest.mark.parametrize(("length", "start", "message"), [(0, 0, "from 0 samples"), (3, 5, "cannot start after 5")])
 def test_bad_input_is_refused(length: int, start: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_train_loader(

@@ -1,0 +1,104 @@
+"""What reading each sample of a dataset once finds: what is in it, or why it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from trainers.data.batch import SegmentationDataset
+from trainers.data.labels import UnknownLabelError
+from trainers.interruption import ignore_signals
+
+Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be used.
+
+    Attributes:
+        index: the sample's index in the dataset.
+        kind: what sort of problem it is.
+        problem: a sentence that names the file and the remedy.
+    """
+
+    index: int
+    kind: Kind
+    problem: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What reading one sample found.
+
+    Attributes:
+        index: the sample's index in the dataset.
+        name: the sample's name.
+        size: (H,W) of the image.
+        counts: (256,) pixels of each label.
+        digest: of the image's decoded pixels: equal images have equal digests, whatever their files.
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    counts: NDArray[np.int64]
+    digest: bytes
+
+
+class _Findings(Dataset[Finding | BadSample]):
+    """The findings in place of the samples, so that a loader's workers do the reading."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Finding | BadSample:
+        try:
+            sample = self.dataset[index]
+        except (OSError, ValueError) as error:
+            return BadSample(index, _kind(error), str(error))
+        height, width = sample.label.shape
+        digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
+        digest.update(sample.image.numpy().data)
+        counts = np.bincount(sample.label.numpy().ravel(), minlength=256)
+        return Finding(index, sample.name, (height, width), counts, digest.digest())
+
+
+def read_once(
+    dataset: SegmentationDataset, *, num_workers: int, title: str, indices: Sequence[int] | None = None
+) -> Iterator[Finding | BadSample]:
+    """Read samples in order, with a progress bar.
+
+    Args:
+        dataset: the samples.
+        num_workers: processes that read; 0 reads in this one.
+        title: of the bar.
+        indices: which samples; all if not given.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    loader = DataLoader(
+        _Findings(dataset),
+        batch_size=None,
+        sampler=indices,
+        num_workers=num_workers,
+        worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
+    )
+    findings = cast("Iterable[Finding | BadSample]", loader)
+    yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False)
+
+
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, FileNotFoundError):
+        return "files missing"
+    if isinstance(error, OSError):
+        return "files unreadable"
+    return "labels out of range" if isinstance(error, UnknownLabelError) else "images or masks unfit"

@@ -1,0 +1,87 @@
+"""Images and their masks as pairs of files: what every dataset on disk comes down to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from trainers.data.batch import Sample, SegmentationDataset
+from trainers.data.labels import LabelTable
+from trainers.data.reading import read_ids, read_image
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file and its mask file.
+
+    Attributes:
+        name: what messages and written files call the pair.
+        image: an image that Pillow can read.
+        mask: a picture with one id a pixel.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class PairDataset(SegmentationDataset):
+    """Pairs of an image and a mask, read when they are asked for.
+
+    Args:
+        pairs: the files.
+        class_names: K names in the order of the classes.
+        table: what the ids in the masks mean.
+
+    Raises:
+        FileNotFoundError: none of the images has a mask. One without a mask among others is told when it is read.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], *, class_names: Sequence[str], table: LabelTable) -> None:
+        if not any(pair.mask.is_file() for pair in pairs):
+            raise FileNotFoundError(
+                f"None of the {len(pairs)} images has a mask: of {pairs[0].image}, it was expected at {pairs[0].mask}."
+            )
+        self.pairs = list(pairs)
+        self.class_names = list(class_names)
+        self.table = table
+
+    @property
+    def names(self) -> list[str]:
+        """What the pairs are called."""
+        return [pair.name for pair in self.pairs]
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image and its mask.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
+            ValueError: the mask holds colours or unknown ids, or differs from the image in size.
+        """
+        pair = self.pairs[index]
+        if not pair.mask.is_file():
+            raise FileNotFoundError(f"The image {pair.image} has no mask: expected a PNG of class ids at {pair.mask}.")
+        ids = read_ids(pair.mask)
+        image = read_image(pair.image, mask_size=(ids.shape[0], ids.shape[1]))
+        if ids.shape != tuple(image.shape[1:]):
+            raise ValueError(
+                f"The mask {pair.mask} is {ids.shape[1]}x{ids.shape[0]} pixels but its image is "
+                f"{image.shape[2]}x{image.shape[1]}; give both the same size."
+            )
+        return Sample(image=image, label=torch.from_numpy(self.table.read(ids, name=str(pair.mask))), name=pair.name)
+
+    def without(self, indices: Iterable[int]) -> Self:
+        """The same dataset, in the same order, but for the pairs at ``indices``."""
+        left_out = set(indices)
+        rest = copy(self)
+        rest.pairs = [pair for index, pair in enumerate(self.pairs) if index not in left_out]
+        return rest
