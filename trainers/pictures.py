@@ -94,4 +94,9 @@ def save_index_png(label: Tensor, path: str | Path) -> None:
 
 def save_picture(picture: Tensor, path: str | Path) -> None:
     """Write a picture (3,H,W) uint8; the suffix of ``path`` says in which format."""
-    Image.fromarray(picture.cpu().permute(1, 2, 0).contiguous().numpy()).save(path)
+    to_pillow(picture).save(path)
+
+
+def to_pillow(picture: Tensor) -> Image.Image:
+    """A picture (3,H,W) uint8 as one of Pillow's, in RGB."""
+    return Image.fromarray(picture.cpu().permute(1, 2, 0).contiguous().numpy())

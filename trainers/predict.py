@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from tqdm import tqdm
 
 from trainers.assemble import create_forward, restore_model
 from trainers.checkpoints import load_checkpoint
+from trainers.contact_sheet import ContactSheet, contact_sheet
 from trainers.data.reading import IMAGE_SUFFIXES, read_image
 from trainers.errors import UserError, main_guard, user_errors
 from trainers.forward import Forward
+from trainers.help_format import CommandLineHelp
+from trainers.memory import return_freed_memory
 from trainers.pictures import overlay, save_index_png, save_picture, with_legend
 
 
@@ -37,32 +42,59 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def output_names(images: Sequence[Path], folder: Path) -> list[str]:
-    """A name for each image, so that NAME.png and NAME_overlay.png overwrite no other output and no image."""
-    taken = {image.resolve() for image in images}
+    """A name for each image, so that NAME.png and NAME_overlay.png overwrite no other output and no image.
+
+    Images of one name, from two folders say, become NAME, NAME-2, NAME-3, ...
+    """
+    taken = {_same_file(image) for image in images}
+    seen: Counter[str] = Counter()
     names = []
     for image in images:
-        name, number = image.stem, 1
-        while taken & (files := {(folder / f"{name}{end}.png").resolve() for end in ("", "_overlay")}):
-            number += 1
-            name = f"{image.stem}-{number}"
+        name = image.stem
+        while taken & (files := {_same_file(folder / f"{name}{end}.png") for end in ("", "_overlay")}):
+            seen[image.stem] += 1
+            name = f"{image.stem}-{seen[image.stem] + 1}"
         taken |= files
         names.append(name)
     return names
 
 
-def predict(forward: Forward, images: Sequence[Path], folder: Path, class_names: Sequence[str]) -> int:
-    """Writes an index PNG and an overlay with a legend for each image; gives how many could not be read."""
+def _same_file(path: Path) -> str:
+    return str(path.resolve()).casefold()  # some file systems take A.png and a.png for one
+
+
+def predict(
+    forward: Forward,
+    images: Sequence[Path],
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    sheet: ContactSheet | None = None,
+) -> int:
+    """Writes an index PNG, an overlay with a legend, and a card of the contact sheet for each image.
+
+    Returns:
+        How many images could not be read.
+    """
     failures = 0
-    for path, name in zip(tqdm(images, desc="predict"), output_names(images, folder), strict=True):
+    progress = tqdm(images, desc="predict", unit="image")
+    for path, name in zip(progress, output_names(images, folder), strict=True):
         try:
             image = read_image(path)
         except (OSError, ValueError) as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failures += 1
+            if sheet:
+                sheet.add_failure(str(path), str(error))
             continue
-        label = forward.predict_labels(image[None] / 255)[0]
+        label = forward.predict_labels(image[None] / 255)[0].cpu()
+        tinted = overlay(image, label)
+        picture = folder / f"{name}_overlay.png"
         save_index_png(label, folder / f"{name}.png")
-        save_picture(with_legend(overlay(image, label), label, class_names), folder / f"{name}_overlay.png")
+        save_picture(with_legend(tinted, label, class_names), picture)
+        if sheet:
+            sheet.add(str(path), image, tinted, label, link=picture.name)
+        return_freed_memory()
     return failures
 
 
@@ -70,14 +102,19 @@ def predict(forward: Forward, images: Sequence[Path], folder: Path, class_names:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line); exits with 1 where an image could not be read."""
     parser = ArgumentParser(
-        prog="python -m trainers.predict",
-        description="Writes NAME.png (class ids) and NAME_overlay.png (with a legend) for each image.",
+        usage="python -m trainers.predict --checkpoint FILE --output DIR [--OPTION VALUE ...] IMAGE|FOLDER ...",
+        description="Writes NAME.png (class ids) and NAME_overlay.png (with a legend) for each image, and index.html, "
+        "a contact sheet of them all.",
+        formatter_class=CommandLineHelp,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("images", type=Path, nargs="+", help="Images, and folders of images.")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="JPEG and PNG images, and folders of them."
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, help="A best.pt or last.pt.")
     parser.add_argument("--output", type=Path, required=True, help="Folder that the pictures are written into.")
+    parser.add_argument("--contact_sheet", type=bool, default=True, help="Whether to write the contact sheet.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
@@ -87,8 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         forward = create_forward(restore_model(checkpoint), config)
         images = find_images(options.images)
         options.output.mkdir(parents=True, exist_ok=True)
-    failures = predict(forward, images, options.output, checkpoint.class_names)
+    page = options.output / "index.html"
+    with contact_sheet(page, checkpoint.class_names) if options.contact_sheet else nullcontext() as sheet:
+        failures = predict(forward, images, options.output, checkpoint.class_names, sheet=sheet)
     print(f"{len(images) - failures} of {len(images)} images: {options.output}")
+    if options.contact_sheet:
+        print(f"Contact sheet: {page}")
     if failures:
         sys.exit(1)
 

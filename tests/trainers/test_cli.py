@@ -318,48 +318,6 @@ def write_image(path: Path, size: tuple[int, int]) -> None:
     Image.effect_noise(size, 50).convert("RGB").save(path)
 
 
-def test_predict_writes_two_pictures_for_each_image(unet_run: Path, mtaclip_run: Path, tmp_path: Path) -> None:
-    write_image(tmp_path / "in" / "a.jpg", (50, 33))
-    write_image(tmp_path / "in" / "b.png", (20, 70))
-    for folder in (unet_run, mtaclip_run):
-        output = tmp_path / folder.name
-        predict.main(["--checkpoint", str(folder / "best.pt"), str(tmp_path / "in"), "--output", str(output)])
-        names = {file.name for file in output.iterdir()}
-        assert names == {"a.png", "a_overlay.png", "b.png", "b_overlay.png", "index.html"}
-        with Image.open(output / "a.png") as index, Image.open(output / "a_overlay.png") as picture:
-            assert index.mode == "P" and index.size == (50, 33) and max(index.tobytes()) < 12
-            assert picture.width >= 50 and picture.height > 33
-
-
-def test_predict_names_an_unreadable_image_and_goes_on(
-    unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_image(tmp_path / "good.jpg", (40, 40))
-    (tmp_path / "bad.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:500])
-    paths = [str(tmp_path / name) for name in ("bad.jpg", "missing.jpg", "good.jpg")]
-    with pytest.raises(SystemExit) as stopped:
-        predict.main(["--checkpoint", str(unet_run / "best.pt"), *paths, "--output", str(tmp_path / "out")])
-    assert stopped.value.code == 1
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"good.png", "good_overlay.png", "index.html"}
-    captured = capsys.readouterr()
-    assert "1 of 3 images" in captured.out
-    for name in ("bad.jpg", "missing.jpg"):
-        assert sum(str(tmp_path / name) in line for line in captured.err.splitlines()) == 1
-
-
-def test_predict_refuses_an_empty_folder(unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--checkpoint", str(unet_run / "best.pt"), str(tmp_path), "--output", str(tmp_path / "out")]
-    assert "holds no image" in failure(predict.main, arguments, capsys)
-
-
-def test_outputs_overwrite_neither_each_other_nor_the_images(tmp_path: Path) -> None:
-    images = [Path("x/a.jpg"), Path("y/a.jpg"), Path("x/a_overlay.png"), tmp_path / "b.png", Path("z/a-2.png")]
-    names = predict.output_names(images, tmp_path)
-    files = [tmp_path / f"{name}{end}.png" for name in names for end in ("", "_overlay")]
-    assert len(set(files)) == 10 and not set(files) & set(images)
-    assert names[:2] == ["a", "a-2"]
-
-
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_file_that_is_no_checkpoint(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cat.pt").write_text("meow")
