@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from trainers.errors import UserError
 from trainers.forward import Precision
+from trainers.help_format import CommandLineHelp
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -37,7 +38,7 @@ class DataConfig:
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a picture that cannot be used does: stops the run before its first step, or is left out and reported."""
+    """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
     train_split: str = "train"
     """Name of the split that is trained on."""
     val_split: str = "val"
@@ -120,7 +121,8 @@ class LossConfig:
     """Weights of the losses of "mtaclip"; other architectures train on cross-entropy + dice."""
 
     contrastive_mode: Literal["mixneg", "separateneg", "allpos"] = "mixneg"
-    """Which prompts are a mask's positives and negatives."""
+    """mixneg: a mask is drawn to its class's nearest prompt and away from all others; separateneg: away from those of
+    other classes only; allpos: drawn to all of its class."""
     class_weight: float = 2.0
     """Weight of the classification of masks."""
     mask_weight: float = 5.0
@@ -132,7 +134,7 @@ class LossConfig:
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048
-    """Points at which masks are compared."""
+    """Points at which each mask is compared, in matching and in the losses."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     encoder_lr_factor: float = 0.5
-    """The encoder's learning rate as a part of it."""
+    """The encoder's learning rate as a share of lr."""
     weight_decay: float = 0.02
     """Weight decay; none on norms, biases, embeddings, contexts and scales."""
     warmup_iterations: int = 50
@@ -166,7 +168,7 @@ class EvalConfig:
     """How validation, evaluation and prediction run the model on an image."""
 
     mode: Literal["whole", "slide"] = "whole"
-    """The image as a whole, or windows over it, whose scores are averaged where they overlap."""
+    """whole: the image in one piece; slide: windows over it, whose scores are averaged where they overlap."""
     window: tuple[int, int] = (512, 512)
     """Height and width of a window, in pixels."""
     stride: tuple[int, int] = (341, 341)
@@ -189,7 +191,7 @@ class TrainConfig:
     """The run itself."""
 
     iterations: int = 400
-    """Training steps."""
+    """Training steps of the whole run."""
     batch_size: int = 8
     """Images a step, over all processes."""
     accumulate: int = 1
@@ -197,7 +199,7 @@ class TrainConfig:
     seed: int = 0
     """Everything random in the run derives from it."""
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; auto: bf16 where the processor has matrix units for it."""
+    """Arithmetic of the forward pass; auto: bf16 where the processor has matrix units for it, else float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda where there is one, of each process its own."""
     ema_decay: float = 0.0
@@ -215,8 +217,8 @@ class TrainConfig:
     output: str = "runs/shapes"
     """Folder of checkpoints, overlays, TensorBoard log and resolved configuration."""
     resume: Literal["auto", "always", "never"] = "auto"
-    """What to do if the output folder holds a run: go on if the options are the same; or even where options other than
-    the model's have changed; or refuse."""
+    """If the output folder holds a run: auto goes on with it if the options are the same, always even if options
+    other than the model's have changed, never refuses."""
 
     def __post_init__(self) -> None:
         """Refuses counts below one, and a batch that does not divide."""
@@ -249,11 +251,14 @@ class Config:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m trainers.train",
-        description="Trains a segmentation model; without options, the demo on generated shapes.",
+        usage="python -m trainers.train [--config FILE] [--SECTION.OPTION VALUE ...]",
+        description="Trains a segmentation model; without options, the demo on generated shapes. A list is written "
+        "'[128,128]', no value null; --print_config shows what all options come to, as a file for --config.",
+        formatter_class=CommandLineHelp,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file; options after it override it.")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file; options after it override it.")
     parser.add_class_arguments(Config, as_group=False)
     return parser
 

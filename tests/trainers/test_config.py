@@ -81,7 +81,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         for option in fields(getattr(Config(), section.name)):
             _, _, after = text.rpartition(f" --{section.name}.{option.name} ")
             assert "default: " in after.split(" --")[0]
-            assert ". (type" in after.split(" --")[0]  # the sentence before it
+            assert ". (default: " in after.split(" --")[0]  # the sentence before it
 
 
 def test_the_data_root_comes_from_the_option_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
