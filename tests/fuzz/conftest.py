@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,6 +38,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.line(f"fuzzing: {TALLY.cases} cases, {TALLY.results} results, {TALLY.refusals} refusals")
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all cases share."""
+    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(autouse=True)
