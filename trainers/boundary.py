@@ -102,7 +102,8 @@ class BoundaryMetric(Metric):
 def count_boundaries(prediction: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
     """(7,K) int64 counts of one image, in the order of `BoundaryCounts`.
 
-    No step depends on K, and none holds more than some maps of the image: all classes are looked at together.
+    All classes are looked at together: nothing is of size K·H·W, and K costs nothing. One core of a CPU takes about
+    10 ms for 360×480 pixels and 0.3 s for 1024×2048; of the latter, seconds where the prediction is noise.
 
     Args:
         prediction: (H,W) int64 class ids.
@@ -116,15 +117,16 @@ def count_boundaries(prediction: Tensor, labels: Tensor, *, num_classes: int) ->
     truth, guess = (ids.to(torch.int16).masked_fill(ignored, IGNORED) for ids in (labels, prediction))
 
     truth_band, guess_band = near_contour(truth, width), near_contour(guess, width)
-    truth_contour, guess_contour = contour(truth), contour(guess)
+    truth_contour = truth.masked_fill(~contour(truth), IGNORED)
+    guess_contour = guess.masked_fill(~contour(guess), IGNORED)
     counted = (
         truth[truth_band],
         guess[guess_band],
         truth[truth_band & guess_band & (truth == guess)],
-        truth[truth_contour],
-        _ids_near(truth, truth_contour, torch.where(guess_contour, guess, IGNORED), tolerance),
-        guess[guess_contour],
-        _ids_near(guess, guess_contour, torch.where(truth_contour, truth, IGNORED), tolerance),
+        truth_contour[truth_contour != IGNORED],
+        _ids_near(truth_contour, guess_contour, tolerance),
+        guess_contour[guess_contour != IGNORED],
+        _ids_near(guess_contour, truth_contour, tolerance),
     )
     return torch.stack([torch.bincount(ids.int(), minlength=num_classes) for ids in counted])
 
@@ -172,29 +174,30 @@ def _highest(ids: Tensor, radius: int) -> Tensor:
     return ids
 
 
-def _ids_near(ids: Tensor, where: Tensor, contours: Tensor, tolerance: float) -> Tensor:
-    """(N,) class ids of the pixels ``where`` that have their own id among ``contours`` within ``tolerance``."""
+def _ids_near(ids: Tensor, contours: Tensor, tolerance: float) -> Tensor:
+    """(N,) class ids of those pixels of a contour that have their own id in ``contours`` within ``tolerance``.
+
+    Args:
+        ids: (H,W) int16 class ids on the contour, ``IGNORED`` elsewhere.
+        contours: the same of the other contour.
+        tolerance: in pixels.
+    """
     radius = int(tolerance)
-    padded = F.pad(contours, (radius,) * 4, value=IGNORED)
-    rows, columns = where.nonzero(as_tuple=True)
-    sought = ids[rows, columns]
-    places = (rows + radius) * padded.shape[1] + columns + radius
+    # Rows and classes lie apart, so that what is beyond the end of one is not taken for the next.
+    height, width = (side + radius for side in ids.shape)
+
+    def places(ids: Tensor) -> Tensor:
+        """A number for each pixel of the contour: those of a row and class lie side by side."""
+        rows, columns = (ids != IGNORED).nonzero(as_tuple=True)
+        return (ids[rows, columns].long() * height + rows) * width + columns
+
+    sought, others = places(ids), places(contours).sort().values
+    others = F.pad(others, (0, 1), value=2**62)  # beyond all of them, so that there always is a next one
     near = []
-    for ring in _rings(tolerance):  # from the inside: most are found in the first rings, and sought no further
-        found = torch.zeros_like(sought, dtype=torch.bool)
-        for down, right in ring:
-            found |= padded.view(-1)[places + down * padded.shape[1] + right] == sought
+    for down in sorted(range(-radius, radius + 1), key=abs):  # most are found in the first rows, and sought no further
+        half = math.isqrt(int(tolerance**2 - down**2))
+        start = sought + down * width - half
+        found = others[torch.searchsorted(others, start)] <= start + 2 * half
         near.append(sought[found])
-        places, sought = places[~found], sought[~found]
-    return torch.cat(near)
-
-
-def _rings(radius: float) -> list[list[tuple[int, int]]]:
-    """The (rows, columns) of all pixels that are at most ``radius`` away, by their whole distance."""
-    rings: list[list[tuple[int, int]]] = [[] for _ in range(int(radius) + 1)]
-    side = range(-int(radius), int(radius) + 1)
-    for down in side:
-        for right in side:
-            if (distance := math.hypot(down, right)) <= radius:
-                rings[int(distance)].append((down, right))
-    return rings
+        sought = sought[~found]
+    return torch.cat(near) // (height * width)
