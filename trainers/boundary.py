@@ -103,7 +103,7 @@ def count_boundaries(prediction: Tensor, labels: Tensor, *, num_classes: int) ->
     """(7,K) int64 counts of one image, in the order of `BoundaryCounts`.
 
     All classes are looked at together: nothing is of size K·H·W, and K costs nothing. One core of a CPU takes about
-    10 ms for 360×480 pixels and 0.3 s for 1024×2048; of the latter, seconds where the prediction is noise.
+    10 ms for 360x480 pixels and 0.3 s for 1024x2048; of the latter, seconds where the prediction is noise.
 
     Args:
         prediction: (H,W) int64 class ids.
