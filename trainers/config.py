@@ -275,9 +275,18 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
     return _config(parser.instantiate(namespace))
 
 
+class _ShortLists(yaml.SafeDumper):
+    """Writes a list on one line."""
+
+
+_ShortLists.add_representer(
+    tuple, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
 def config_to_yaml(config: Config) -> str:
     """The YAML of every option, which `config_from_yaml` and ``--config`` read."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+    return yaml.dump(asdict(config), Dumper=_ShortLists, sort_keys=False)
 
 
 def config_from_yaml(text: str) -> Config:

@@ -21,6 +21,8 @@ THUMBNAIL_SIDE: Final = 240
 """Longest side of a thumbnail, in pixels."""
 THUMBNAIL_BYTES: Final = 16_000
 """Largest JPEG of a thumbnail, so that the page of 500 pictures (1000 thumbnails in base64) has at most 22 MB."""
+TINY_SIDE: Final = 120
+"""Pictures whose longer side is below this are enlarged with all their pixels to be seen."""
 CLASSES_SHOWN: Final = 6
 """Classes of a picture that its legend shows without being opened."""
 
@@ -54,9 +56,10 @@ class ContactSheet:
         """
         self.pictures += 1
         title = escape(name)
+        kind = "pair tiny" if max(image.shape[1:]) < TINY_SIDE else "pair"
         self._file.write(
             f'<article><h2>{title}</h2><p class="size">{image.shape[2]} &times; {image.shape[1]} pixels</p>'
-            f'<div class="pair"><div><img src="{thumbnail(image)}" alt="Image {title}"></div>'
+            f'<div class="{kind}"><div><img src="{thumbnail(image)}" alt="Image {title}"></div>'
             # Quoting leaves no colon, so that no file name reads as the scheme of an address.
             f'<a href="{quote(link, errors="surrogateescape")}">'
             f'<img src="{thumbnail(overlay)}" alt="Predicted classes of {title}, open in full size"></a></div>'

@@ -14,11 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engines import EvalStep, TrainStep
 from trainers.metrics import SegmentationScores
-from trainers.pictures import overlay, save_picture, side_by_side, with_legend
+from trainers.pictures import magnify, overlay, save_picture, side_by_side, with_legend
 from trainers.similarity import similarity_matrix, similarity_picture
 
 LOG, OVERLAYS = "tensorboard", "overlays"
 LOG_EVERY = 10
+PICTURE_SIDE = 256
+# TensorBoard sorts the groups of tags, and opens the first two.
+SCORES, LOSS, PICTURES, CLASS_IOU = "1 validation", "2 loss", "3 validation pictures", "4 validation IoU"
+LAYER_LOSS, OPTIMIZER, TEXT = "5 loss of each decoder layer", "6 optimizer", "7 text"
 
 
 class Logbook:
@@ -54,19 +58,21 @@ class Logbook:
 
     def log_scores(self, scores: SegmentationScores, iteration: int) -> None:
         """Writes the scores of all classes together, and the IoU of each class that occurs under its name."""
-        self._writer.add_scalar("validation/mean IoU", scores.mean_iou, iteration)
-        self._writer.add_scalar("validation/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
-        self._writer.add_scalar("validation/pixel accuracy", scores.pixel_accuracy, iteration)
-        self._writer.add_scalar("validation/boundary IoU", scores.boundary_iou, iteration)
-        self._writer.add_scalar("validation/boundary F-score", scores.boundary_f_score, iteration)
+        self._writer.add_scalar(f"{SCORES}/mean IoU", scores.mean_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/pixel accuracy", scores.pixel_accuracy, iteration)
+        self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
         for name, iou in zip(self._class_names, scores.class_iou, strict=True):
             if iou is not None:
-                self._writer.add_scalar(f"validation IoU/{name}", iou, iteration)
+                self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)
 
     def log_text(self, text_embeddings: Tensor, iteration: int) -> None:
         """Draws the similarity of all prompts of all classes; ``text_embeddings`` is (P, K+1, T), "none" last."""
         matrix = similarity_matrix(text_embeddings[:, :-1])
-        self._writer.add_image("text similarity", similarity_picture(matrix, self._class_names), iteration)
+        self._writer.add_image(
+            f"{TEXT}/similarity of prompts", similarity_picture(matrix, self._class_names), iteration
+        )
 
     def close(self) -> None:
         """Finishes the log."""
@@ -76,9 +82,11 @@ class Logbook:
         step = cast("TrainStep", trainer.state.output)
         for tag, value in loss_tags(step).items():
             self._writer.add_scalar(tag, value, trainer.state.iteration)
-        self._writer.add_scalar("gradient norm", step.grad_norm, trainer.state.iteration)
-        for group, rate in step.learning_rates.items():
-            self._writer.add_scalar(f"learning rate/{group}", rate, trainer.state.iteration)
+        self._writer.add_scalar(f"{OPTIMIZER}/gradient norm", step.grad_norm, trainer.state.iteration)
+        # Groups that differ in their decay only have one rate.
+        rates = {group.removesuffix(", no decay"): rate for group, rate in step.learning_rates.items()}
+        for part, rate in rates.items():
+            self._writer.add_scalar(f"{OPTIMIZER}/learning rate of the {part}", rate, trainer.state.iteration)
 
     def _start_drawing(self) -> None:
         self._drawn = 0
@@ -87,29 +95,35 @@ class Logbook:
         step = cast("EvalStep", evaluator.state.output)
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
             picture = validation_picture(step, index, self._class_names)
-            self._writer.add_image(f"validation/{name}", picture, trainer.state.iteration)
+            self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
             save_picture(picture, self.overlay_folder / f"{name}.png")
             self._drawn += 1
 
 
 def loss_tags(step: TrainStep) -> dict[str, float]:
     """Readable TensorBoard tags of a step's losses: the total, each kind, and each decoder layer's share in it."""
-    tags = {"loss/total": step.loss}
+    tags = {f"{LOSS}/total": step.loss}
     for name, value in step.terms.items():
         layer, _, kind = name.rpartition("/")
-        tags[f"loss/{kind}"] = tags.get(f"loss/{kind}", 0.0) + value
+        tags[f"{LOSS}/{kind}"] = tags.get(f"{LOSS}/{kind}", 0.0) + value
         if layer:
-            tags[f"loss {kind}/layer {layer}"] = value
+            tags[f"{LAYER_LOSS}/{kind}, layer {layer}"] = value
     return tags
 
 
 def validation_picture(step: EvalStep, index: int, class_names: Sequence[str]) -> Tensor:
-    """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding."""
+    """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
+
+    Small images are magnified, so that they are wide enough for the text.
+    """
     height, width = step.batch.sizes[index]
     image = (step.batch.images[index, :, :height, :width] * 255).round().to(torch.uint8)
     truth = step.batch.labels[index, :height, :width]
     prediction = step.prediction[index, :height, :width]
-    picture = side_by_side([image, overlay(image, truth), overlay(image, prediction)])
+    pictures = [
+        magnify(picture, PICTURE_SIDE) for picture in (image, overlay(image, truth), overlay(image, prediction))
+    ]
+    picture = side_by_side(pictures, ("image", "truth", "prediction"))
     return with_legend(picture, torch.stack([truth, prediction]), class_names)
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from trainers.data.batch import IGNORE_INDEX
 
 FONT_SIZE = 14
-LINE_HEIGHT = 20
-SWATCH = 14
+SHOWN_WIDTH = 400
+"""Width that programs show a picture at, roughly; text in a wider one is larger, so that it can be read there."""
 
 
 def palette(num_classes: int) -> Tensor:
@@ -48,10 +48,24 @@ def overlay(image: Tensor, label: Tensor, *, alpha: float = 0.5) -> Tensor:
     return torch.where(label.cpu() == IGNORE_INDEX, image.cpu(), tinted)
 
 
-def side_by_side(pictures: Sequence[Tensor], *, gap: int = 4) -> Tensor:
-    """Put pictures (3,H,W) uint8 of one height into a row, ``gap`` white pixels apart."""
+def magnify(picture: Tensor, side: int) -> Tensor:
+    """Repeat the pixels of a small picture (3,H,W) as often as its longer side comes nearest to ``side`` pixels."""
+    times = max(1, round(side / max(picture.shape[1:])))
+    return picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+def side_by_side(pictures: Sequence[Tensor], captions: Sequence[str], *, gap: int = 4) -> Tensor:
+    """Put pictures (3,H,W) uint8 of one height into a row, ``gap`` white pixels apart, each below its caption."""
     space = torch.full((3, pictures[0].shape[1], gap), 255, dtype=torch.uint8)
-    return torch.cat([part for picture in pictures for part in (space, picture.cpu())][1:], dim=2)
+    row = torch.cat([part for picture in pictures for part in (space, picture.cpu())][1:], dim=2)
+    size = _font_size(row.shape[2])
+    strip = Image.new("RGB", (row.shape[2], round(1.5 * size)), "white")
+    left = 0
+    for picture, caption in zip(pictures, captions, strict=True):
+        middle = (left + picture.shape[2] / 2, strip.height / 2)
+        ImageDraw.Draw(strip).text(middle, caption, fill="black", font=ImageFont.load_default(size), anchor="mm")
+        left += picture.shape[2] + gap
+    return torch.cat([_from_pillow(strip), row], dim=1)
 
 
 def with_legend(picture: Tensor, label: Tensor, class_names: Sequence[str]) -> Tensor:
@@ -65,23 +79,32 @@ def with_legend(picture: Tensor, label: Tensor, class_names: Sequence[str]) -> T
     Returns:
         (3,H',W') uint8, H' > H; W' > W only where the picture is narrower than a name.
     """
-    font = ImageFont.load_default(FONT_SIZE)
+    size = _font_size(picture.shape[2])  # of the text and of the squares
+    line = round(1.5 * size)
+    font = ImageFont.load_default(size)
     present = [class_id for class_id in label.unique().tolist() if class_id != IGNORE_INDEX]
-    cell = SWATCH + 20 + max((math.ceil(font.getlength(class_names[i])) for i in present), default=0)
+    cell = round(2.4 * size) + max((math.ceil(font.getlength(class_names[i])) for i in present), default=0)
     width = max(picture.shape[2], cell)
     columns = width // cell
     rows = math.ceil(len(present) / columns)
-    strip = Image.new("RGB", (width, rows * LINE_HEIGHT + 6), "white")
+    strip = Image.new("RGB", (width, rows * line + size // 2), "white")
     pen = ImageDraw.Draw(strip)
     colors = palette(len(class_names)).tolist()
     for place, class_id in enumerate(present):
-        x, y = place % columns * cell + 4, place // columns * LINE_HEIGHT + 4
-        pen.rectangle((x, y, x + SWATCH, y + SWATCH), fill=tuple(colors[class_id]), outline="black")
-        middle = (x + SWATCH + 5, y + SWATCH / 2)
+        x, y = place % columns * cell + size // 4, place // columns * line + size // 4
+        pen.rectangle((x, y, x + size, y + size), fill=tuple(colors[class_id]), outline="black")
+        middle = (x + round(1.4 * size), y + size / 2)
         pen.text(middle, class_names[class_id], fill="black", font=font, anchor="lm")
-    legend = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
     wide = F.pad(picture.cpu(), (0, width - picture.shape[2]), value=255)
-    return torch.cat([wide, legend], dim=1)
+    return torch.cat([wide, _from_pillow(strip)], dim=1)
+
+
+def _font_size(width: int) -> int:
+    return round(FONT_SIZE * max(1.0, width / SHOWN_WIDTH))
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def save_index_png(label: Tensor, path: str | Path) -> None:

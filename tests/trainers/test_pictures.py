@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainers.pictures import overlay, palette, save_index_png, save_picture, side_by_side, with_legend
+from trainers.pictures import magnify, overlay, palette, save_index_png, save_picture, side_by_side, with_legend
 
 
 def test_palette_is_distinct_and_does_not_depend_on_its_length() -> None:
@@ -27,10 +27,28 @@ def test_overlay_mixes_and_leaves_ignored_pixels() -> None:
     assert overlay(image, label, alpha=1)[:, 0, :2].T.tolist() == palette(4)[[0, 3]].tolist()
 
 
-def test_side_by_side_leaves_a_white_gap() -> None:
-    row = side_by_side([torch.zeros(3, 2, 3, dtype=torch.uint8)] * 3, gap=2)
-    assert row.shape == (3, 2, 13)
-    assert (row[0, 0] == 255).nonzero().flatten().tolist() == [3, 4, 8, 9]
+def test_side_by_side_leaves_a_white_gap_and_a_line_for_captions() -> None:
+    row = side_by_side([torch.zeros(3, 2, 3, dtype=torch.uint8)] * 3, ["", "", ""], gap=2)
+    assert row.shape == (3, 21 + 2, 13) and (row[:, :21] == 255).all()
+    assert (row[0, -1] == 255).nonzero().flatten().tolist() == [3, 4, 8, 9]
+
+
+def test_a_caption_stands_over_the_middle_of_its_picture() -> None:
+    row = side_by_side([torch.zeros(3, 2, 100, dtype=torch.uint8)] * 2, ["", "truth"])
+    dark = (row[0, :21] < 128).any(0).nonzero().flatten()
+    assert abs((dark.min() + dark.max()) / 2 - 154) < 2 and dark.max() - dark.min() > 15
+
+
+def test_text_is_as_large_in_a_picture_that_is_shown_smaller() -> None:
+    label, names = torch.arange(2), ["sky", "road"]
+    strips = [with_legend(torch.zeros(3, 8, width, dtype=torch.uint8), label, names)[:, 8:] for width in (400, 1600)]
+    assert strips[1].shape[1] == 4 * strips[0].shape[1]
+
+
+def test_magnified_pictures_keep_their_pixels() -> None:
+    picture = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3).expand(3, 2, 3)
+    assert magnify(picture, 6)[0].tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+    assert torch.equal(magnify(picture, 2), picture)
 
 
 def test_legend_names_the_classes_that_are_there() -> None:

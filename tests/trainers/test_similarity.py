@@ -20,13 +20,18 @@ def test_matrix_by_hand_has_a_classs_prompts_side_by_side() -> None:
     torch.testing.assert_close(similarity_matrix(embeddings), expected)
 
 
-def test_picture_is_red_blue_and_white_at_the_lower_right_of_the_names() -> None:
+def test_picture_is_red_blue_and_white_below_and_right_of_the_names() -> None:
     picture = similarity_picture(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), ["sky", "sign symbol"])
     height, width = picture.shape[1:]
-    assert picture.dtype == torch.uint8 and height == width > 32
-    corner = picture[:, -32:, -32:]
-    red, blue, white, second_red = (corner[:, y, x].tolist() for y, x in ((8, 8), (8, 24), (24, 8), (24, 24)))
+    line, side = 28, 56
+    top = width - side  # of the matrix; the names above it take as much as those to its left
+    assert picture.dtype == torch.uint8 and height == width + 3 * line
+    corner = picture[:, top:width, -side:]
+    red, blue, white, second_red = (corner[:, y, x].tolist() for y, x in ((14, 14), (14, 42), (42, 14), (42, 42)))
     assert red == second_red and red[0] > 2 * red[2]
     assert blue[2] > 2 * blue[0] and min(white) > 240
-    assert (picture[:, -32:, :-32] == 0).all(0).any() and (picture[:, :-32, -32:] == 0).all(0).any()  # the names
-    assert (picture[:, :-32, :-32] == 255).all()
+    names = picture[:, top:width, :-side], picture[:, :top, -side:]
+    assert all((part == 0).all(0).any() for part in names)
+    assert (picture[:, :top, :-side] == 255).all()
+    scale = picture[:, width + line + line // 2, -side:]
+    assert scale[:, 0].tolist() == blue and scale[:, -1].tolist() == red and scale[:, side // 2].min() > 230
