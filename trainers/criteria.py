@@ -94,10 +94,10 @@ class PixelCriterion(Criterion):
     ) -> dict[str, Tensor]:
         """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice" (mean over parts)."""
         logits = model(images).float()
-        labelled = idist.all_reduce((batch_labels != IGNORE_INDEX).sum().double()) / idist.get_world_size()
+        labelled = float(idist.all_reduce((batch_labels != IGNORE_INDEX).sum().item())) / idist.get_world_size()
         cross_entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return {
-            "cross_entropy": cross_entropy / max(labelled.item(), 1.0 / idist.get_world_size()),
+            "cross_entropy": cross_entropy / (labelled or 1.0),  # without labels the sum is 0 as well
             "dice": self.dice(logits, labels) * (len(labels) / len(batch_labels)),
         }
 

@@ -7,6 +7,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import ignite.distributed as idist
 import torch
@@ -128,9 +129,9 @@ def create_trainer(
         terms = backward(batch, iteration)
         scaler.unscale_(optimizer)
         grad_norm = clip_grad_norm_(parameters, clip_norm)
-        numbers = torch.stack(list(terms.values()))
+        means = cast("Tensor", idist.all_reduce(torch.stack(list(terms.values())))) / idist.get_world_size()
         # One transfer for all numbers: on a GPU each would wait for the device.
-        norm, *values = torch.cat([grad_norm[None], idist.all_reduce(numbers) / idist.get_world_size()]).tolist()
+        norm, *values = torch.cat([grad_norm[None], means]).tolist()
         total = sum(values)
         # Half precision overflows now and then: the scaler leaves such a step out and scales less from then on.
         if not math.isfinite(total) or not (math.isfinite(norm) or scaler.is_enabled()):

@@ -30,6 +30,11 @@ def run_failures(folder: Path) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"{error} {_how_to_go_on(folder)}") from error
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                "A process that reads images has died: it was killed, or the memory is full; lower "
+                f"--data.num_workers if it happens again. {_how_to_go_on(folder)}"
+            ) from error
         if not _is_out_of_memory(error):
             raise
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -49,7 +50,7 @@ class Interruption:
         self._handlers = {}
 
 
-def ignore_signals(worker: int) -> None:
-    """Keeps a loader's worker at work when its whole group is asked to stop: its trainer tells it when."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def leave_group(worker: int) -> None:
+    """Takes a loader's worker out of reach of Ctrl-C, and of signals to the group: its trainer tells it when to end."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

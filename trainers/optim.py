@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,7 +17,7 @@ _UNDECAYED_NAMES = ("contexts", "none_embedding")
 
 
 def create_optimizer(
-    model: nn.Module, *, lr: float, encoder_lr_factor: float, weight_decay: float, layer_decay: float = 1.0
+    model: SegmentationModel, *, lr: float, encoder_lr_factor: float, weight_decay: float, layer_decay: float = 1.0
 ) -> AdamW:
     """AdamW over the parameters that are trained, in named groups.
 

@@ -23,6 +23,7 @@ from trainers.checkpoints import (
 )
 from trainers.config import Config, TrainConfig, config_to_yaml, parse_config
 from trainers.data.batch import SegmentationDataset
+from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
 from trainers.engines import create_evaluator
 from trainers.errors import UserError, main_guard, reading, user_errors
@@ -59,6 +60,9 @@ def train(config: Config) -> None:
         model = create_model(config, class_names)
         config = resolve_statistics(config, model)
         forward = create_forward(model, config)
+        # Last of all, since it can take long: what else is wrong should be told at once.
+        train_set = check(train_set, config.data.train_split, config)
+        val_set = check(val_set, config.data.val_split, config)
         start = resumed.iteration if resumed else 0
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:
@@ -94,6 +98,22 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
             "remove it."
         )
     return load_latest(folder)
+
+
+def check(dataset: SegmentationDataset, split: str, config: Config) -> SegmentationDataset:
+    """The part of a dataset that can be used.
+
+    Raises:
+        ValueError: An image or a label map cannot be used, and that is to stop the run.
+        OSError: The run's folder cannot be written to.
+    """
+    return check_before_training(
+        dataset,
+        split=split,
+        folder=Path(config.train.output),
+        on_error=config.data.on_error,
+        num_workers=config.data.num_workers,
+    )
 
 
 def create_progress(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -91,6 +93,7 @@ def create_training(
         scale_range=config.data.scale_range,
         flip=config.data.flip,
         photometric=config.data.photometric,
+        max_class_share=config.data.max_class_share,
         seed=config.train.seed,
         rank=rank,
     )
@@ -146,4 +149,4 @@ def wrap_for_training(forward: Forward, *, compile_model: bool) -> None:
         devices = [forward.device] if forward.device.type == "cuda" else None
         forward.trained = DistributedDataParallel(forward.trained, device_ids=devices)
     if compile_model:
-        forward.trained = torch.compile(forward.trained)
+        forward.trained = cast("nn.Module", torch.compile(forward.trained))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from trainers.data.batch import SegmentationDataset
 from trainers.data.labels import UnknownLabelError
-from trainers.interruption import ignore_signals
+from trainers.interruption import leave_group
 
 Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
 
@@ -75,7 +76,7 @@ class _Findings(Dataset[Finding | BadSample]):
 def read_once(
     dataset: SegmentationDataset, *, num_workers: int, title: str, indices: Sequence[int] | None = None
 ) -> Iterator[Finding | BadSample]:
-    """Read samples in order, with a progress bar.
+    """Read samples in order, with a progress bar on the first process.
 
     Args:
         dataset: the samples.
@@ -89,11 +90,12 @@ def read_once(
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=leave_group,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
     findings = cast("Iterable[Finding | BadSample]", loader)
-    yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False)
+    hidden = idist.get_rank() > 0
+    yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
 
 
 def _kind(error: Exception) -> Kind:

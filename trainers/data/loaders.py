@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from trainers.data.batch import Batch, SegmentationDataset, collate
 from trainers.data.cut import CutKey, RandomCutDataset
-from trainers.interruption import ignore_signals
+from trainers.interruption import leave_group
 
 
 class IterationBatchSampler(Sampler[list[CutKey]]):
@@ -120,7 +120,7 @@ def create_train_loader(
         collate_fn=partial(collate, size=cut_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=leave_group,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
     return cast("DataLoader[Batch]", loader)
@@ -149,7 +149,7 @@ def create_eval_loader(
         sampler=range(rank, len(dataset), world_size),
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=leave_group,
         generator=torch.Generator(),
     )
     return cast("DataLoader[Batch]", loader)
