@@ -20,7 +20,7 @@ from trainers.similarity import similarity_matrix, similarity_picture
 LOG, OVERLAYS = "tensorboard", "overlays"
 LOG_EVERY = 10
 PICTURE_SIDE = 256
-# TensorBoard sorts the groups of tags, and opens the first two.
+# TensorBoard sorts groups of tags and the tags in them, capitals first, and opens the first two groups.
 SCORES, LOSS, PICTURES, CLASS_IOU = "1 validation", "2 loss", "3 validation pictures", "4 validation IoU"
 LAYER_LOSS, OPTIMIZER, TEXT = "5 loss of each decoder layer", "6 optimizer", "7 text"
 
@@ -58,7 +58,7 @@ class Logbook:
 
     def log_scores(self, scores: SegmentationScores, iteration: int) -> None:
         """Writes the scores of all classes together, and the IoU of each class that occurs under its name."""
-        self._writer.add_scalar(f"{SCORES}/mean IoU", scores.mean_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/IoU, mean", scores.mean_iou, iteration)
         self._writer.add_scalar(f"{SCORES}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
         self._writer.add_scalar(f"{SCORES}/pixel accuracy", scores.pixel_accuracy, iteration)
         self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
@@ -102,7 +102,7 @@ class Logbook:
 
 def loss_tags(step: TrainStep) -> dict[str, float]:
     """Readable TensorBoard tags of a step's losses: the total, each kind, and each decoder layer's share in it."""
-    tags = {f"{LOSS}/total": step.loss}
+    tags = {f"{LOSS}/all terms": step.loss}
     for name, value in step.terms.items():
         layer, _, kind = name.rpartition("/")
         tags[f"{LOSS}/{kind}"] = tags.get(f"{LOSS}/{kind}", 0.0) + value

@@ -85,14 +85,18 @@ def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
     tags = log.Tags()
     scalars = set(tags["scalars"])
     for kind in ("class", "mask", "dice", "contrastive"):
-        assert {f"2 loss/{kind}", *(f"5 loss of each decoder layer/{kind}, layer {i}" for i in (0, 1))} <= scalars
+        assert {
+            "2 loss/all terms",
+            f"2 loss/{kind}",
+            *(f"5 loss of each decoder layer/{kind}, layer {i}" for i in (0, 1)),
+        } <= scalars
     assert {tag for tag in scalars if tag.startswith("6 ")} == {
         f"6 optimizer/{name}"
         for name in ("gradient norm", "learning rate of the encoder", "learning rate of the decoder")
     }
-    assert {"1 validation/mean IoU", "1 validation/pixel accuracy", "4 validation IoU/background"} <= scalars
-    assert [event.step for event in log.Scalars("1 validation/mean IoU")] == [2, 4]
-    assert log.Scalars("1 validation/mean IoU")[1].value == pytest.approx(last.validation.scores.mean_iou)
+    assert {"1 validation/IoU, mean", "1 validation/pixel accuracy", "4 validation IoU/background"} <= scalars
+    assert [event.step for event in log.Scalars("1 validation/IoU, mean")] == [2, 4]
+    assert log.Scalars("1 validation/IoU, mean")[1].value == pytest.approx(last.validation.scores.mean_iou)
     pictures = {f"3 validation pictures/{name}" for name in ("val_00000", "val_00001")}
     assert set(tags["images"]) == pictures | {"7 text/similarity of prompts"}
     assert "config/text_summary" in tags["tensors"]
