@@ -89,6 +89,15 @@ class _ViTTokens(nn.Module):
         """As timm's models say it."""
         return {"positional_embedding", "class_embedding"}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters belong to which block, as timm's models say it."""
+        blocks = [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))]
+        return {"stem": r"^conv1|class_embedding|positional_embedding|ln_pre", "blocks": blocks}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether activations are computed again in the backward pass, as in timm's models."""
+        self.transformer.grad_checkpointing = enable
+
     def forward(self, image: Tensor) -> Tensor:
         patches = self.conv1(image)
         grid = patches.shape[-2:]

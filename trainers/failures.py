@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,25 +28,32 @@ def run_failures(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        raise UserError(f"{error} {_how_to_go_on(folder)}") from error
-    except (MemoryError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):
-            raise UserError(
-                "A process that reads images has died: it was killed, or the memory is full; lower "
-                f"--data.num_workers if it happens again. {_how_to_go_on(folder)}"
-            ) from error
-        if not _is_out_of_memory(error):
+    except (UserError, MemoryError, RuntimeError, OSError) as error:
+        sentence = _explain(error)
+        if sentence is None:
             raise
-        raise UserError(
-            "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
-            "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size. "
-            f"{_how_to_go_on(folder)}"
-        ) from error
-    except OSError as error:
+        print(file=sys.stderr)  # the progress bar has left its line open
+        raise UserError(f"{sentence} {_how_to_go_on(folder)}") from error
+
+
+def _explain(error: Exception) -> str | None:
+    """What has happened and what to do about it; ``None`` of a mistake of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
         full = error.errno in _NO_SPACE
-        remedy = "free space on its disk" if full else "put right what it names"
-        raise UserError(f"The run stopped at {error}: {remedy}. {_how_to_go_on(folder)}") from error
+        return f"The run stopped at {error}: {'free space on its disk' if full else 'put right what it names'}."
+    if _is_out_of_memory(error):
+        return (
+            "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
+            "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size."
+        )
+    if "DataLoader worker" in str(error):
+        return (
+            "A process that reads images has died: it was killed, or the memory is full; lower --data.num_workers if "
+            "it happens again."
+        )
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

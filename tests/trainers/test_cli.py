@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,41 @@ def test_what_the_options_leave_open_is_the_encoder_s(encoder_name: str, std: fl
     config = replace(Config(), data=replace(Config().data, mean=(0.1, 0.2, 0.3)))
     resolved = resolve_statistics(config, model).data
     assert resolved.mean == (0.1, 0.2, 0.3) and resolved.std is not None and resolved.std[0] == std
+
+
+def test_what_makes_long_runs_go_on(tmp_path: Path) -> None:
+    """A frozen transformer whose activations are not kept, accumulation, an average of the weights, half precision."""
+    options = [
+        "--model.encoder_name=tu-deit_tiny_patch16_224",
+        "--optim.freeze_encoder=true",
+        "--train.gradient_checkpointing=true",
+        "--train.accumulate=2",
+        "--train.ema_decay=0.5",
+        "--train.precision=fp16",
+        "--train.checkpoint_every=1",
+    ]
+    folder = run_training(tmp_path / "run", *MTACLIP, *options)
+    last, before = load_checkpoint(folder / "last.pt"), load_checkpoint(folder / "previous.pt")
+    assert (before.iteration, last.iteration) == (3, 4) and last.validation.iteration == 4
+    assert last.average is not None and last.weights is last.average
+    for name, tensor in last.model.items():
+        if name.startswith("encoder."):
+            assert torch.equal(tensor, before.model[name]), name
+    trained = [name for name in last.model if not torch.equal(last.model[name], before.model[name])]
+    assert trained and all(not torch.equal(last.model[name], last.average[name]) for name in trained)
+    scores = evaluate.evaluate(last, root=None, split=None, device="cpu")
+    assert last.validation.scores is not None
+    assert scores.mean_iou == pytest.approx(last.validation.scores.mean_iou, abs=1e-6)
+
+
+def test_a_compiled_run_does_what_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    options = ["--model.arch", "fpn", "--train.iterations", "2"]
+    plain = load_checkpoint(run_training(tmp_path / "plain", *options) / "last.pt")
+    compiled = load_checkpoint(run_training(tmp_path / "compiled", *options, "--train.compile", "true") / "last.pt")
+    assert plain.model.keys() == compiled.model.keys()
+    for name, tensor in plain.model.items():
+        torch.testing.assert_close(compiled.model[name], tensor, atol=2e-3, rtol=1e-3, msg=name)
 
 
 def test_evaluate_repeats_the_validation(unet_run: Path, mtaclip_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,29 @@ def test_groups_by_hand() -> None:
     }
 
 
+def test_rates_fall_from_block_to_block() -> None:
+    model = smp.create_model(
+        "mtaclip",
+        encoder_name="tu-vit_tiny_patch16_224",
+        encoder_weights=None,
+        classes=4,
+        text_encoder=None,
+        decoder_channels=64,
+        pixel_decoder="fpn",
+        num_heads=4,
+    )
+    optimizer = create_optimizer(model, lr=1.0, encoder_lr_factor=0.1, weight_decay=0.02, layer_decay=0.5)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    blocks = sorted(name for name in rates if name.startswith("encoder block") and "," not in name)
+    assert rates["decoder"] == 1 and len(blocks) >= 12 and blocks[0] == "encoder block 00"
+    last = int(blocks[-1].rpartition(" ")[2])
+    assert rates[f"encoder block {last:02}, no decay"] == pytest.approx(0.1)
+    for name in blocks:
+        assert rates[name] == pytest.approx(0.1 * 0.5 ** (last - int(name.rpartition(" ")[2])))
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
 @pytest.mark.parametrize("text_encoder", ["bank", "tiny-flat"])
 def test_groups_of_mtaclip(text_encoder: str) -> None:
     bank: Tensor | None = torch.randn(4, 6) if text_encoder == "bank" else None
