@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers import check_data
+from trainers import check_data, train
+from trainers.checkpoints import load_checkpoint
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.findings import BadSample, Finding, read_once
@@ -123,6 +124,30 @@ def test_bad_pictures_are_left_out_in_order(
         close = {"palette": 12, "exif": 2}.get(name, 0)
         difference = (sample.image.permute(1, 2, 0).float() - torch.from_numpy(expected.astype(np.float32))).abs()
         assert difference.mean() <= close and sample.image.shape == (3, 16, 24)
+
+
+def run_training(data: Path, run: Path, *options: str) -> None:
+    small = ["--data.crop_size=[32,32]", "--train.iterations=2", "--train.batch_size=2", "--optim.warmup_iterations=1"]
+    model = ["--model.arch=unet", "--model.encoder_name=resnet18", "--model.encoder_weights=null"]
+    rest = ["--data.val_split=train", "--train.overlays=0", "--train.device=cpu", "--train.output", str(run)]
+    train.main(["--data.dataset=folder", "--data.root", str(data), *small, *model, *rest, *options])
+
+
+def test_training_stops_before_its_first_step(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_training(zoo, tmp_path / "run")
+    assert stopped.value.code == 2
+    _, _, last = capsys.readouterr().err.rstrip().rpartition("\n")
+    assert last.startswith("error: 9 of the 14 images of the split train cannot be used; ")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [CHECKED_FILE]
+
+
+def test_training_leaves_bad_pictures_out(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_training(zoo, tmp_path / "run", "--data.on_error=skip")
+    captured = capsys.readouterr()
+    assert "5 training and 5 validation images" in captured.out
+    assert captured.err.count("9 of the 14 images of the split train cannot be used:") == 2
+    assert load_checkpoint(tmp_path / "run" / "last.pt").iteration == 2
 
 
 def test_what_was_read_well_is_not_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
