@@ -11,22 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 MEBIBYTE = 2**20
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of a call: a multiplication and an addition are two."""
-    counter = FlopCounterMode(display=False)
-    # It does not know every fused kernel of attention, the CPU's for one, but the products that they consist of.
-    with sdpa_kernel(SDPBackend.MATH), counter:
+    """Floating-point operations of a call: a multiplication and an addition are two.
+
+    What a fused kernel of attention makes again in its backward pass does not count.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
+    with counter:
         function()
     return counter.get_total_flops()
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any
+) -> int:
+    return 2 * _attention(query, key, value)
+
+
+_ATTENTION_ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""Kernels that torch's counter knows nothing of."""
 
 
 class _ByteCounter(TorchDispatchMode):

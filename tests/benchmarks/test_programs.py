@@ -10,10 +10,11 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from benchmarks import inference, peers, runtimes, step, vocabulary
+from benchmarks import inference, loading, peers, runtimes, step, vocabulary
 from benchmarks.measure import count_flops
 from mtaclip_plugin import MTACLIPLoss
 from mtaclip_plugin.text import PromptLearner, TextTower
+from tests.trainers.test_cli import MTACLIP, TINY
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +112,11 @@ def test_what_can_not_be_run_elsewhere_is_left_out_with_a_sentence(monkeypatch: 
         runtimes.LeftOut, match="onnx is not installed, so small is not run in onnxruntime: pip install"
     ):
         runtimes.in_onnxruntime("small", small_label_map(), torch.randn(1, 3, 8, 9))
+
+
+def test_loading_measures_the_wait(tmp_path: Path) -> None:
+    model = [option for option in [*TINY, *MTACLIP] if not option.startswith("--train.iterations")]
+    loading.main(["--quick", "--workers", "0", "1", "--output", str(tmp_path), *model])
+    waits = report_of(tmp_path, "loading")["waits"]
+    assert [wait["workers"] for wait in waits] == [0, 1]
+    assert all(wait["waiting"] > 0 and wait["step"] > 0 for wait in waits)
