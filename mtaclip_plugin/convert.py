@@ -129,7 +129,7 @@ def load_mask2former(model: MTACLIP, source: nn.Module | str | Path) -> Conversi
     renamed = {name: _their_name(name) for name in parameters}
     if missing := [name for name in renamed.values() if name and name not in state]:
         raise ValueError(f"the source has no weight '{missing[0]}': it is no Mask2FormerForUniversalSegmentation")
-    other_classes = _class_difference(model, config, len(state["class_predictor.bias"]) - 1)
+    other_classes = _class_difference(model, config, state["class_predictor.bias"].numel() - 1)
 
     swin = convert_swin(state)
     other_encoder = swin_difference(model, config.get("backbone_config") or {}, swin)
@@ -167,7 +167,7 @@ def _split_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     split = dict(state)
     for name, fused in state.items():
         prefix, found, kind = name.partition("in_proj_")
-        if found:
+        if found and fused.ndim > 0 and len(fused) % 3 == 0:
             split |= {f"{prefix}{part}_proj.{kind}": rows for part, rows in zip("qkv", fused.chunk(3), strict=True)}
     return split
 
@@ -178,11 +178,18 @@ def _check_sizes(model: MTACLIP, config: Mapping[str, Any]) -> None:
     for key, value in _FIXED.items():
         if config.get(key) != value:
             raise ValueError(f"only a Mask2Former of transformers with {key}={value!r} fits, got {config.get(key)!r}")
+    labels, backbone = (config.get(key) or {} for key in ("id2label", "backbone_config"))
+    if not (isinstance(labels, dict) and isinstance(backbone, dict)):
+        raise ValueError("id2label and backbone_config of the Mask2Former's configuration must be tables")
+    if not all(str(index).isdecimal() and isinstance(label, str) for index, label in labels.items()):
+        raise ValueError(f"id2label of the Mask2Former's configuration must have names by class numbers, got {labels}")
     if absent := _OPTIONS.keys() - config.keys():
         raise ValueError(f"the Mask2Former's configuration lacks {sorted(absent)}")
     for key, option in _OPTIONS.items():
         # Transformers counts the prediction before the first layer as a layer.
-        ours, theirs = model.config[option], config[key] - (key == "decoder_layers")
+        ours, theirs = model.config[option], config[key]
+        if key == "decoder_layers" and isinstance(theirs, int):
+            theirs -= 1
         if ours != theirs:
             raise ValueError(f"{option}={ours}, but {theirs} in the Mask2Former ({key}): build the model with {theirs}")
 
@@ -191,7 +198,7 @@ def _class_difference(model: MTACLIP, config: Mapping[str, Any], num_classes: in
     """Why the class heads do not correspond; ``None`` if they do."""
     if num_classes != model.config["classes"]:
         return f"{num_classes} classes there, {model.config['classes']} here"
-    labels = {int(index): label for index, label in config.get("id2label", {}).items()}
+    labels = {int(index): label for index, label in (config.get("id2label") or {}).items()}
     for index, name in enumerate(model.class_names or ()):
         unnamed = f"LABEL_{index}"  # what transformers calls a class without a name
         label = labels.get(index, unnamed)
@@ -216,9 +223,12 @@ def _read(source: nn.Module | str | Path) -> tuple[dict[str, Any], dict[str, Ten
         raise FileNotFoundError(f"'{folder}' lacks config.json or safetensors; write both with save_pretrained()")
     try:
         state = {name: weight for shard in shards for name, weight in safetensors.torch.load_file(shard).items()}
-        return json.loads(config.read_text(encoding="utf-8")), state
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        entries = json.loads(config.read_text(encoding="utf-8"))
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"the files in '{folder}' can not be read ({error}); fetch or save them again") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"'{config}' is no configuration of a model, but {entries!r}")
+    return entries, state
 
 
 def _download(name: str) -> Path:

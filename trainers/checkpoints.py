@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Self
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import torch
 
@@ -163,19 +162,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with ZipFile(path) as archive:  # torch.load checks no checksum
             damaged = archive.testzip()
         content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except (BadZipFile, RuntimeError, UnpicklingError, OSError) as error:
+    except Exception as error:  # what a damaged file ends in, depends on the byte
         raise UserError(f"The checkpoint {path} cannot be read: it is cut off, damaged or none.") from error
     if damaged:
         raise UserError(f"The checkpoint {path} cannot be read: its part {damaged} is damaged.")
     if not isinstance(content, dict) or content.keys() != Checkpoint.__dataclass_fields__.keys():
         raise UserError(f"{path} is no checkpoint of trainers.train; give the path of a best.pt or last.pt.")
-    return Checkpoint(
-        **content
-        | {
+    try:
+        read = {
             "config": config_from_yaml(content["config"]),
             "validation": ValidationState.from_dict(content["validation"]),
         }
-    )
+    except Exception as error:  # whoever wrote the file may have put anything into it
+        raise UserError(f"{path} is no checkpoint of this version of trainers.train ({error}).") from error
+    return Checkpoint(**content | read)
 
 
 def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_names: Sequence[str]) -> None:

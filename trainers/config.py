@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -272,6 +272,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
     """
     parser = _parser()
     namespace = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    _refuse_nulls(namespace)
     return _config(parser.instantiate(namespace))
 
 
@@ -294,9 +295,22 @@ def config_from_yaml(text: str) -> Config:
 
     Raises:
         argparse.ArgumentError: An unknown key, or a value of the wrong type.
+        UserError: A value out of its range.
     """
     parser = _parser()
-    return _config(parser.instantiate(parser.parse_string(text)))
+    namespace = parser.parse_string(text)
+    _refuse_nulls(namespace)
+    return _config(parser.instantiate(namespace))
+
+
+def _refuse_nulls(options: Namespace) -> None:
+    """In a file jsonargparse takes null for a value of any type, and a single value for a section."""
+    for section in fields(Config):
+        given = options[section.name]
+        _require(isinstance(given, Namespace), f"{section.name} must be a section of options, but is {given!r}")
+        for option in fields(section.default):
+            absent = given[option.name] is None and "None" not in str(option.type)
+            _require(not absent, f"--{section.name}.{option.name} must have a value, but is null")
 
 
 def _config(options: Namespace) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.pretrained import download_pretrained_from_hf
 from safetensors import SafetensorError
 
 _RANDOM_SEED = 0
+_UNREACHABLE = (OSError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
 
 def create_clip(name: str, pretrained: str | None) -> Any:
@@ -41,15 +44,39 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         )
 
 
+def check_tokenizer(name: str) -> None:
+    """Refuses a tokenizer that is a program, which whoever made the model wants to be trusted with.
+
+    Args:
+        name: the model's, as ``create_clip`` has it.
+
+    Raises:
+        ValueError: if the model's configuration asks for code of its own.
+    """
+    schema, _, source = name.partition(":")
+    if schema not in ("hf-hub", "local-dir"):
+        return
+    file = "open_clip_config.json"
+    path = Path(source, file) if schema == "local-dir" else download_pretrained_from_hf(source, filename=file)
+    text = json.loads(Path(path).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+    if text.get("tokenizer_kwargs", {}).get("trust_remote_code"):
+        raise ValueError(
+            f"the tokenizer of '{name}' is code of its own, which could do anything and is not run; pass ready "
+            "embeddings with text_encoder='bank'"
+        )
+
+
 @contextmanager
 def one_sentence_on_failure(name: str, pretrained: str | None) -> Iterator[None]:
     """Tells in one sentence what open_clip could not read or fetch."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+    except Exception as error:
         # An OSError beside a file that is there tells of another part: the tokenizer, or the tower's configuration.
-        if pretrained is not None and Path(pretrained).is_file() and not isinstance(error, OSError):
+        if pretrained is not None and Path(pretrained).is_file() and not isinstance(error, OSError | ImportError):
             raise ValueError(f"the file '{pretrained}' holds no weights of text encoder '{name}'") from error
+        if not isinstance(error, _UNREACHABLE):
+            raise
         raise ConnectionError(
             f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "
             "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank'"

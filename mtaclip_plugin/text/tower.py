@@ -9,7 +9,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from mtaclip_plugin.text.clip import create_clip, one_sentence_on_failure
+from mtaclip_plugin.text.clip import check_tokenizer, create_clip, one_sentence_on_failure
 
 PLACEHOLDER = "the"
 """A word of one token in every vocabulary, letters are not (T5's "a"); its embeddings are replaced by the contexts."""
@@ -29,12 +29,13 @@ class TextTower:
         visual: the model's image side, which this side never runs, for its owner to take away.
 
     Raises:
-        ValueError: for an unknown name or tag, or a file that holds no weights of this model.
+        ValueError: for an unknown name or tag, a file that holds no weights of this model, or a tokenizer that is code.
         ConnectionError: if weights or tokenizer could not be fetched.
     """
 
     def __init__(self, name: str, pretrained: str | None) -> None:
         model = create_clip(name, pretrained)
+        check_tokenizer(name)
         with one_sentence_on_failure(name, pretrained):
             self.tokenizer = open_clip.get_tokenizer(name)
         self.visual: nn.Module | None = model.visual

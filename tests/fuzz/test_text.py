@@ -120,7 +120,7 @@ def _whole_files() -> dict[str, bytes]:
 @given(st.data(), st.sampled_from(sorted(_whole_files())), st.sampled_from((".npy", ".safetensors", ".bin")))
 def test_damaged_files(scratch, data, kind, suffix) -> None:
     path = scratch / f"damaged{suffix}"
-    path.write_bytes(data.draw(damaged(_whole_files()[kind]) | st.binary(max_size=64)))
+    path.write_bytes(data.draw(damaged(_whole_files()[kind])))
     with outcome(ValueError, valid=None):
         embeddings = load_embeddings(path)
         assert embeddings.dtype == torch.float32 and embeddings.isfinite().all()

@@ -52,11 +52,15 @@ def read_class_names(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has fewer than two names, an empty line between names, a name twice, or more than 255 names.
+        ValueError: it is no text, or has fewer than two names, an empty line between names, a name twice, or more
+            than 255 names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected one class name a line, in the order of the ids.")
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as such.") from error
     if not names or "" in names:
         raise ValueError(f"{path} is empty or has an empty line; write one class name a line.")
     if len(names) == 1:

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its suffix; other formats of Pillow are programs, such as PostScript."""
 
 
 def read_image(path: str | Path, *, mask_size: tuple[int, int] | None = None) -> Tensor:
@@ -57,7 +59,7 @@ def read_ids(path: str | Path) -> NDArray[np.int64]:
 
 
 def _decode(path: str | Path) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
     return image
 

@@ -46,11 +46,11 @@ def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
     embeddings = load_embeddings(path)
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as bank:
-            made_for = json.loads((bank.metadata() or {}).get("class_names", "null"))
-        if made_for not in (None, list(class_names)):
+            made_for = (bank.metadata() or {}).get("class_names")
+        if made_for not in (None, needed := json.dumps(list(class_names))):
             raise ValueError(
-                f"{path} was made for the classes {', '.join(made_for)}, not for {', '.join(class_names)}; make one "
-                "with python -m trainers.data.text_bank."
+                f"{path} was made for the classes {made_for}, not for {needed}; make one with "
+                "python -m trainers.data.text_bank."
             )
     return embeddings
 
