@@ -63,6 +63,10 @@ def train(config: Config) -> None:
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config)
         val_set = check(val_set, config.data.val_split, config)
+        if len(val_set) < idist.get_world_size():
+            raise ValueError(
+                f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
+            )
         start = resumed.iteration if resumed else 0
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:
