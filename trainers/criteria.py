@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ignite.distributed as idist
@@ -18,6 +19,23 @@ from trainers.forward import Forward
 from trainers.models import is_mtaclip
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a process's batch.
+
+    Attributes:
+        images: (b, 3, H, W) in [0, 1].
+        labels: (b, H, W) int64 class ids, or 255 for pixels without a label.
+        batch_labels: (B, H, W), those of the whole batch of this process.
+        generators: b sources of random numbers, one for each sample.
+    """
+
+    images: Tensor
+    labels: Tensor
+    batch_labels: Tensor
+    generators: Sequence[torch.Generator]
+
+
 class Criterion(nn.Module, ABC):
     """Runs the model on a part of a batch and says what is wrong with the result.
 
@@ -26,23 +44,12 @@ class Criterion(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(
-        self,
-        model: Forward,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_labels: Tensor,
-        generators: Sequence[torch.Generator],
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Weighted loss terms, scalars whose sum is the part's share of the loss.
 
         Args:
             model: The model that is trained.
-            images: (b, 3, H, W) in [0, 1], a part of this process's batch.
-            labels: (b, H, W) int64 class ids, or 255 for pixels without a label.
-            batch_labels: (B, H, W), those of the whole batch of this process.
-            generators: b sources of random numbers, one for each sample.
+            part: What it is trained on.
         """
 
 
@@ -57,20 +64,12 @@ class MaskCriterion(Criterion):
         super().__init__()
         self.loss = MTACLIPLoss(ignore_index=IGNORE_INDEX, **options)
 
-    def forward(
-        self,
-        model: Forward,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_labels: Tensor,
-        generators: Sequence[torch.Generator],
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Terms "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive" of prediction i."""
-        prediction = model(images, return_masks=True)
+        prediction = model(part.images, return_masks=True)
         _, num_queries, columns = prediction.class_logits.shape
-        normalizers = self.loss.normalizers(batch_labels, num_queries=num_queries, num_classes=columns - 1)
-        return self.loss.terms(prediction, labels, generators, normalizers)
+        normalizers = self.loss.normalizers(part.batch_labels, num_queries=num_queries, num_classes=columns - 1)
+        return self.loss.terms(prediction, part.labels, part.generators, normalizers)
 
 
 class PixelCriterion(Criterion):
@@ -83,22 +82,14 @@ class PixelCriterion(Criterion):
         super().__init__()
         self.dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
 
-    def forward(
-        self,
-        model: Forward,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_labels: Tensor,
-        generators: Sequence[torch.Generator],
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice" (mean over parts)."""
-        logits = model(images).float()
-        labelled = float(idist.all_reduce((batch_labels != IGNORE_INDEX).sum().item())) / idist.get_world_size()
-        cross_entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        logits = model(part.images).float()
+        labelled = float(idist.all_reduce((part.batch_labels != IGNORE_INDEX).sum().item())) / idist.get_world_size()
+        cross_entropy = F.cross_entropy(logits, part.labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return {
             "cross_entropy": cross_entropy / (labelled or 1.0),  # without labels the sum is 0 as well
-            "dice": self.dice(logits, labels) * (len(labels) / len(batch_labels)),
+            "dice": self.dice(logits, part.labels) * (len(part.labels) / len(part.batch_labels)),
         }
 
 

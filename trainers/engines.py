@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainers.augment import BatchAugmentation
 from trainers.boundary import BoundaryMetric
 from trainers.checkpoints import save_whole
-from trainers.criteria import Criterion
+from trainers.criteria import Criterion, Part
 from trainers.data.batch import Batch
 from trainers.errors import UserError
 from trainers.forward import Forward
@@ -104,17 +104,12 @@ def create_trainer(
         size = math.ceil(count / accumulate)
         terms: dict[str, Tensor] = {}
         for start in range(0, count, size):
-            part = slice(start, start + size)
-            last = start + size >= count
+            span = slice(start, start + size)
+            part = Part(batch.images[span], batch.labels[span], batch.labels, generators[span])
             # Gradients of the processes are averaged once, when those of the last part come.
+            last = start + size >= count
             with nullcontext() if last else getattr(forward.trained, "no_sync", nullcontext)():
-                own = criterion(
-                    forward,
-                    batch.images[part],
-                    batch.labels[part],
-                    batch_labels=batch.labels,
-                    generators=generators[part],
-                )
+                own = criterion(forward, part)
                 scaler.scale(torch.stack(list(own.values())).sum()).backward()
             for name, value in own.items():
                 terms[name] = terms.get(name, 0) + value.detach()

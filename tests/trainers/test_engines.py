@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 
 import mtaclip_plugin  # noqa: F401  registers "mtaclip"
 from trainers.augment import BatchAugmentation
-from trainers.criteria import build_criterion
+from trainers.criteria import Part, build_criterion
 from trainers.data.batch import IGNORE_INDEX, Batch, Sample, collate
 from trainers.engines import TrainStep, create_evaluator, create_trainer
 from trainers.errors import UserError
@@ -216,13 +216,13 @@ def test_pixel_criterion_by_hand() -> None:
     forward = Forward(Constant(), mean=(0.0,) * 3, std=(1.0,) * 3, device=CPU, precision="float32")
     labels = torch.tensor([[[1, 1], [0, IGNORE_INDEX]]])
     criterion = build_criterion("unet")
-    terms = criterion(forward, torch.zeros(1, 3, 2, 2), labels, batch_labels=labels, generators=[])
+    terms = criterion(forward, Part(torch.zeros(1, 3, 2, 2), labels, labels, []))
     p = torch.tensor([0.0, 2.0]).softmax(0)
     assert terms["cross_entropy"].item() == pytest.approx(-(2 * p[1].log() + p[0].log()).item() / 3)
     dice = 1 - torch.stack([2 * p[0] / (3 * p[0] + 1), 4 * p[1] / (3 * p[1] + 2)])
     assert terms["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-5)
     nothing = torch.full((1, 2, 2), IGNORE_INDEX)
-    void = criterion(forward, torch.zeros(1, 3, 2, 2), nothing, batch_labels=nothing, generators=[])
+    void = criterion(forward, Part(torch.zeros(1, 3, 2, 2), nothing, nothing, []))
     assert [term.item() for term in void.values()] == [0, 0]
 
 
