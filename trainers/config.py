@@ -308,7 +308,7 @@ def _refuse_nulls(options: Namespace) -> None:
     for section in fields(Config):
         given = options[section.name]
         _require(isinstance(given, Namespace), f"{section.name} must be a section of options, but is {given!r}")
-        for option in fields(section.default):
+        for option in fields(getattr(Config, section.name)):
             absent = given[option.name] is None and "None" not in str(option.type)
             _require(not absent, f"--{section.name}.{option.name} must have a value, but is null")
 

@@ -24,7 +24,7 @@ _SHARED = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 }
 settings.register_profile("usual", max_examples=12, derandomize=True, **_SHARED)
-settings.register_profile("exhaustive", max_examples=200, print_blob=True, **_SHARED)
+settings.register_profile("exhaustive", max_examples=220, print_blob=True, **_SHARED)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +37,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.line(f"fuzzing: {TALLY.cases} cases, {TALLY.results} results, {TALLY.refusals} refusals")
+    if TALLY.cases:
+        terminalreporter.line(f"fuzzing: {TALLY.cases} cases, {TALLY.results} results, {TALLY.refusals} refusals")
 
 
 @pytest.fixture(scope="session")
