@@ -53,7 +53,7 @@ class BoundaryCounts:
         return self.common_band.double() / (self.label_band + self.predicted_band - self.common_band)
 
     def f_score(self) -> Tensor:
-        """Boundary F-score (K,) float64 in [0,1]; NaN where a class has a contour in neither labels nor prediction.
+        """Boundary F-score (K,) float64 in [0,1]; NaN where the labels show no contour of a class.
 
         Csurka, Larlus, Perronnin: "What is a good evaluation measure for semantic segmentation?", BMVC 2013: the
         harmonic mean of precision and recall of contour pixels, within 0.75 % of the diagonal (1 pixel at least) in
@@ -63,7 +63,8 @@ class BoundaryCounts:
         precision = (self.right_contour.double() / self.predicted_contour).nan_to_num()
         recall = (self.found_contour.double() / self.label_contour).nan_to_num()
         score = (2 * precision * recall / (precision + recall)).nan_to_num()
-        return score.masked_fill(self.label_contour + self.predicted_contour == 0, math.nan)
+        # Labels that leave all outlines unlabelled, as some do, say nothing about contours.
+        return score.masked_fill(self.label_contour == 0, math.nan)
 
 
 class BoundaryMetric(Metric):

@@ -103,7 +103,9 @@ def check_data(config: DataConfig) -> tuple[list[SplitReport], list[str]]:
 @main_guard
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line); exits with 1 where an image cannot be used."""
-    reports, class_names = check_data(parse_config(arguments).data)
+    purpose = "Reads all images and masks of a training once, and reports on them; the options are the training's."
+    config = parse_config(arguments, command="python -m trainers.check_data", purpose=purpose)
+    reports, class_names = check_data(config.data)
     print(*describe(reports, class_names), sep="\n")
     if any(report.bad for report in reports):
         sys.exit(1)

@@ -248,12 +248,15 @@ class Config:
     """The run itself."""
 
 
-def _parser() -> ArgumentParser:
+def _parser(
+    command: str = "python -m trainers.train",
+    purpose: str = "Trains a segmentation model; without options, the demo on generated shapes.",
+) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m trainers.train",
-        usage="python -m trainers.train [--config FILE] [--SECTION.OPTION VALUE ...]",
-        description="Trains a segmentation model; without options, the demo on generated shapes. A list is written "
-        "'[128,128]', no value null; --print_config shows what all options come to, as a file for --config.",
+        prog=command,
+        usage=f"{command} [--config FILE] [--SECTION.OPTION VALUE ...]",
+        description=f"{purpose} A list is written '[128,128]', no value null; --print_config shows what all options "
+        "come to, as a file for --config.",
         formatter_class=CommandLineHelp,
         exit_on_error=False,
         allow_abbrev=False,
@@ -263,14 +266,18 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def parse_config(arguments: Sequence[str] | None = None) -> Config:
+def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Config:
     """Reads ``--config FILE`` and ``--section.key value`` from ``arguments`` (default: the command line).
+
+    Args:
+        arguments: of the command line.
+        **described: ``command`` and ``purpose`` in its help, if other than those of the training.
 
     Raises:
         argparse.ArgumentError: An unknown key, or a value of the wrong type.
         UserError: A value out of its range.
     """
-    parser = _parser()
+    parser = _parser(**described)
     namespace = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
     _refuse_nulls(namespace)
     return _config(parser.instantiate(namespace))

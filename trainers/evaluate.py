@@ -24,6 +24,7 @@ from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
 from trainers.engines import create_evaluator
 from trainers.errors import UserError, main_guard, user_errors
+from trainers.help_format import CommandLineHelp
 from trainers.metrics import SegmentationScores, format_scores
 from trainers.validation import evaluate_model
 
@@ -105,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line), prints the table of classes and writes it as JSON."""
     parser = ArgumentParser(
         prog="python -m trainers.evaluate",
+        usage="python -m trainers.evaluate --checkpoint FILE [--OPTION VALUE ...]",
         description="Prints IoU, boundary IoU and boundary F-score of each class and in the mean, frequency-weighted "
         "IoU and pixel accuracy of a checkpoint, and writes them as JSON.",
+        formatter_class=CommandLineHelp,
         exit_on_error=False,
         allow_abbrev=False,
     )

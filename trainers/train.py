@@ -30,7 +30,7 @@ from trainers.errors import UserError, main_guard, reading, user_errors
 from trainers.failures import run_failures
 from trainers.forward import Forward
 from trainers.interruption import Interruption
-from trainers.logbook import LOG, OVERLAYS, Logbook, attach_progress_bars
+from trainers.logbook import OVERLAYS, Logbook, attach_progress_bars
 from trainers.metrics import format_scores
 from trainers.models import has_random_text
 from trainers.progress import Progress
@@ -196,7 +196,7 @@ def summarize(best: Checkpoint, folder: Path) -> str:
             "",
             f"Checkpoint:   {folder / BEST}  (the last one: {folder / LAST})",
             f"Overlays:     {folder / OVERLAYS}  (image | truth | prediction, of the last validation)",
-            f"TensorBoard:  tensorboard --logdir {folder / LOG}",
+            f"TensorBoard:  tensorboard --logdir {folder.parent}",
             f"Predict:      python -m trainers.predict --checkpoint {folder / BEST} IMAGE ... --output DIR",
         ]
     )

@@ -44,12 +44,14 @@ def test_the_edge_of_the_image_is_near_a_contour_but_none() -> None:
     assert result.label_contour.tolist() == [0, 0] and result.f_score().isnan().all()
 
 
-def test_a_class_on_one_side_only_scores_nothing() -> None:
+def test_a_class_on_one_side_only_has_no_boundary_iou() -> None:
     labels = torch.zeros(6, 8, dtype=torch.int64)
     for prediction, truth in ((two_sides(4), labels), (labels, two_sides(4))):
         result = counts(prediction, truth, num_classes=3)
-        assert result.iou()[1] == 0 and result.f_score()[:2].tolist() == [0, 0]
-        assert math.isnan(result.iou()[2]) and math.isnan(result.f_score()[2])
+        assert result.iou()[1] == 0 and math.isnan(result.iou()[2]) and math.isnan(result.f_score()[2])
+    # Contours that were missed score nothing; where the labels show none, nothing can be said.
+    assert counts(labels, two_sides(4), num_classes=2).f_score().tolist() == [0, 0]
+    assert counts(two_sides(4), labels, num_classes=2).f_score().isnan().all()
 
 
 def test_ignored_pixels_neither_count_nor_make_boundaries() -> None:
