@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -62,7 +63,8 @@ class Logbook:
         self._writer.add_scalar(f"{SCORES}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
         self._writer.add_scalar(f"{SCORES}/pixel accuracy", scores.pixel_accuracy, iteration)
         self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
-        self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
+        if not math.isnan(scores.boundary_f_score):  # as it is where no label shows a contour
+            self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
         for name, iou in zip(self._class_names, scores.class_iou, strict=True):
             if iou is not None:
                 self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)
