@@ -129,7 +129,7 @@ def _sync_folder(folder: Path) -> None:
 def load_latest(folder: Path) -> Checkpoint | None:
     """The last checkpoint of a run that is whole, or ``None`` where there is none at all.
 
-    Of one that is damaged a line on stderr tells; the one before it is then taken.
+    Of one that is damaged a line on stderr tells, and it is renamed; the one before it is then taken.
 
     Raises:
         UserError: All that there are are damaged.
@@ -142,6 +142,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
             return load_checkpoint(path)
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
+            path.replace(path.with_name(f"{path.name}.damaged"))  # or it would take the place of the one before it
             reason = error
     if reason is not None:
         raise UserError(
@@ -189,7 +190,7 @@ def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_
     # What an option leaves to the encoder was found out when the run began.
     left_open = [name for name in ("data.mean", "data.std") if ours[name] is None]
     changed = [name for name, value in ours.items() if theirs[name] != value and name not in left_open]
-    of_model = [name for name in changed if name.startswith("model.")]
+    of_model = [name for name in changed if name.startswith("model.") or name in _FIXED_OPTIONS]
     if checkpoint.class_names != tuple(class_names):
         of_model.append("class names")
     if of_model:
@@ -215,13 +216,16 @@ _FREE_OPTIONS = frozenset(
         "train.checkpoint_every",
         "train.compile",
         "train.device",
-        "train.gradient_checkpointing",
         "train.overlays",
         "train.output",
         "train.resume",
     )
 )
-"""Options that may change on the way: they say where and how fast a run goes, not where to."""
+"""Options that may change on the way: they say where a run goes on and at what cost, but for rounding not where to."""
+
+
+_FIXED_OPTIONS = ("optim.freeze_encoder", "optim.layer_decay")
+"""Options beside the model's that may not change: the optimizer's groups depend on them."""
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Criterion(nn.Module, ABC):
     """Runs the model on a part of a batch and says what is wrong with the result.
 
     The gradients of all parts, summed, and averaged over the processes as ``DistributedDataParallel`` does, are those
-    of one batch of all samples.
+    of one batch of all samples, as far as the model treats each sample on its own.
     """
 
     @abstractmethod

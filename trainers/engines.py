@@ -76,7 +76,9 @@ def create_trainer(
 
     ``state.iteration`` counts the iterations of the whole run. All that is random in a step derives from the
     seed, this count, and a sample's place in the batch of all processes, so a run that is resumed goes on as if it
-    had never stopped, and the number of processes and of parts does not matter.
+    had never stopped. Into how many processes and parts a batch is split does not matter, except to what looks at
+    the images of a process or part together (batch norms that are not frozen, the dice of `PixelCriterion`) and to
+    DropPath and dropout, which each process draws for itself.
 
     Args:
         forward: The model, with its normalisation and precision.
@@ -134,6 +136,8 @@ def create_trainer(
         learning_rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
         scaler.step(optimizer)
         scaler.update()
+        if not math.isfinite(norm) and scaler.get_scale() < 1:  # however little it is scaled
+            raise _not_finite(forward, batch, folder, iteration=iteration + 1, loss=total, norm=norm)
         scheduler.step()
         return TrainStep(
             loss=total,

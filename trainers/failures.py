@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.distributed import DistError
 
-from trainers.checkpoints import LAST
+from trainers.checkpoints import LAST, PREVIOUS
 from trainers.errors import UserError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,6 +49,8 @@ def _explain(error: Exception) -> str | None:
             "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
             "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size."
         )
+    if isinstance(error, DistError) or "Connection closed by peer" in str(error):
+        return "Another process of the run has ended: see what it says."
     if "DataLoader worker" in str(error):
         return (
             "A process that reads images has died: it was killed, or the memory is full; lower --data.num_workers if "
@@ -62,6 +65,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _how_to_go_on(folder: Path) -> str:
-    if (folder / LAST).exists():
-        return f"{folder / LAST} is intact: the same command goes on from it."
+    for name in (LAST, PREVIOUS):
+        if (folder / name).exists():
+            return (
+                f"{folder / name} is intact: the same command goes on from it, with --train.resume always also under "
+                "other options."
+            )
     return "There is no checkpoint yet: the same command begins anew."

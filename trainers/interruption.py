@@ -13,7 +13,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """A context in which signals to stop are kept in mind; a second one stops at once.
+    """A context in which signals to stop are kept in mind; a second Ctrl-C stops at once.
+
+    A second SIGTERM does not: launchers send it to each process, and to the group of all, and kill in the end.
 
     Attributes:
         requested: Whether this process was asked to stop.
@@ -42,7 +44,8 @@ class Interruption:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if number == signal.SIGINT and number in self._handlers:
+            signal.signal(number, self._handlers.pop(signal.SIGINT))
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

@@ -38,9 +38,11 @@ class Progress:
     def __call__(self, trainer: Engine) -> None:
         """Does what is due after the trainer's current iteration."""
         iteration = trainer.state.iteration
-        validated = self.validate(iteration)
-        every = self.config.checkpoint_every or self.config.validate_every
+        # Whoever asks may not wait for a validation: it is made up for when the run goes on.
         self.stopped = self.interruption.agreed()
+        validated = not self.stopped and self.validate(iteration)
+        self.stopped = self.stopped or self.interruption.agreed()
+        every = self.config.checkpoint_every or self.config.validate_every
         if iteration % every == 0 or validated or self.stopped:
             self._save(iteration)
         if self.stopped:
@@ -62,6 +64,7 @@ class Progress:
         """Makes up for a validation that a run did not come to before it stopped."""
         if self.validate(iteration):
             self._save(iteration)
+        self.stopped = self.interruption.agreed()
 
     def _save(self, iteration: int) -> None:
         if idist.get_rank() == 0:

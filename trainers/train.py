@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -80,7 +81,7 @@ def train(config: Config) -> None:
         training.trainer.add_event_handler(Events.ITERATION_COMPLETED, progress)
         if resumed:
             progress.finish(start)
-        if start < config.train.iterations:
+        if start < config.train.iterations and not progress.stopped:
             training.trainer.run(reading(training.loader), max_epochs=1, epoch_length=config.train.iterations)
     if progress.validation.logbook is not None:
         progress.validation.logbook.close()
@@ -101,7 +102,8 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
             f"{folder} already holds a run; choose another --train.output, go on with --train.resume auto, or "
             "remove it."
         )
-    return load_latest(folder)
+    with idist.one_rank_first():  # which renames what is damaged
+        return load_latest(folder)
 
 
 def check(dataset: SegmentationDataset, split: str, config: Config) -> SegmentationDataset:
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if backend is None:
         train(config)
         return
-    idist.initialize(backend)
+    idist.initialize(backend, timeout=timedelta(hours=6))  # the first process reads all data while the others wait
     try:
         train(config)
     finally:
@@ -219,7 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def distributed_backend(device: str) -> str | None:
     """How processes talk that ``torchrun`` or SLURM started; ``None`` for a process on its own."""
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) == 1:
+    # In an allocation of SLURM, but not started by srun, a process is on its own.
+    slurm = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"
+    if int(os.environ.get("WORLD_SIZE", slurm)) == 1:
         return None
     return "nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from trainers.augment import BatchAugmentation
@@ -46,17 +46,24 @@ class Training:
     trainer: Engine
     loader: DataLoader[Batch]
     optimizer: Optimizer
-    scheduler: LRScheduler
+    scheduler: LambdaLR
     scaler: GradScaler
     average: SegmentationModel | None
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where a checkpoint was saved, but for the model."""
+        """Goes back to where a checkpoint was saved, but for the model; rates and decay are those of this command."""
+        groups = self.optimizer.param_groups
+        chosen = [(group["initial_lr"], group["weight_decay"]) for group in groups]
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scheduler.load_state_dict(checkpoint.scheduler)
-        self.scaler.load_state_dict(checkpoint.scaler)
-        if self.average is not None and checkpoint.average is not None:
-            self.average.load_state_dict(checkpoint.average)
+        self.scheduler.load_state_dict(checkpoint.scheduler | {"base_lrs": [rate for rate, _ in chosen]})
+        for group, (rate, decay), factor in zip(
+            self.optimizer.param_groups, chosen, self.scheduler.lr_lambdas, strict=True
+        ):
+            group.update(initial_lr=rate, lr=rate * factor(self.scheduler.last_epoch), weight_decay=decay)
+        if self.scaler.is_enabled() and checkpoint.scaler:
+            self.scaler.load_state_dict(checkpoint.scaler)
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint.weights)
 
 
 def create_training(
@@ -139,6 +146,7 @@ def prepare_encoder(model: SegmentationModel, config: Config) -> None:
     """
     if config.optim.freeze_encoder:
         model.freeze_encoder()
+        model.encoder.eval()  # which smp then leaves in the mode that it is in, DropPath included
     if config.train.gradient_checkpointing:
         checkpoint_gradients(model.encoder)
 

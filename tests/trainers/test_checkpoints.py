@@ -99,6 +99,8 @@ def test_the_checkpoint_before_is_kept_and_used(tmp_path: Path, capsys: pytest.C
     latest = load_latest(tmp_path)
     assert latest is not None and latest.iteration == 7
     assert "last.pt cannot be read" in capsys.readouterr().err
+    # The damaged one does not take the good one's place when the run goes on, and is killed at once.
+    assert {file.name for file in tmp_path.iterdir()} == {"last.pt.damaged", "previous.pt"}
     damage(tmp_path / "previous.pt", "empty")
     with pytest.raises(UserError, match=r"No checkpoint in .* can be read: .*previous\.pt"):
         load_latest(tmp_path)

@@ -317,6 +317,31 @@ def test_a_run_is_not_overwritten(unet_run: Path, capsys: pytest.CaptureFixture[
     assert "optim.lr was 0.001 and is 0.5" in failure(train.main, [*options, "--optim.lr", "0.5"], capsys)
 
 
+def test_a_run_goes_on_with_other_rates_where_that_is_meant(tmp_path: Path) -> None:
+    options = ["--model.arch", "unet", "--train.checkpoint_every", "1", "--train.validate_every", "4"]
+    folder = run_training(tmp_path / "run", *options)
+    (folder / "previous.pt").replace(folder / "last.pt")  # as if it had been killed before its last step
+    other = [
+        "--optim.lr",
+        "0.25",
+        "--optim.weight_decay",
+        "0.5",
+        "--train.ema_decay",
+        "0.5",
+        "--train.resume",
+        "always",
+    ]
+    last = load_checkpoint(run_training(folder, *options, *other) / "last.pt")
+    before = load_checkpoint(folder / "previous.pt")
+    assert (before.iteration, last.iteration) == (3, 4) and last.average is not None
+    decoder = next(group for group in last.optimizer["param_groups"] if group["name"] == "decoder")
+    assert (decoder["initial_lr"], decoder["weight_decay"]) == (0.25, 0.5)
+    # The average began at the weights that the run went on from, and took in one step.
+    name = next(name for name in last.model if name.endswith("conv1.0.weight") and name.startswith("decoder"))
+    expected = (before.model[name] + last.model[name]) / 2
+    torch.testing.assert_close(last.average[name], expected)
+
+
 def test_a_run_is_not_resumed_with_another_model(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [*TINY, "--train.output", str(unet_run), "--train.resume", "always", "--model.arch", "fpn"]
     line = failure(train.main, options, capsys)

@@ -203,6 +203,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate: int) -> 
         assert (other.grad - one.grad).abs().max() <= 1e-5 * max(1.0, one.grad.abs().max().item()), name
 
 
+def test_gradients_that_overflow_for_ever_in_half_precision_end_the_run(tmp_path: Path) -> None:
+    model = build("unet")
+    next(model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match=r"gradient's norm nan at iteration"):
+        run(model, batches(1) * 40, arch="unet", precision="fp16", folder=tmp_path)
+
+
 def test_half_precision_scales_the_loss_and_trains() -> None:
     steps = run(build("mtaclip"), batches(1) * 6, arch="mtaclip", precision="fp16")
     assert all(math.isfinite(step.loss) for step in steps) and steps[-1].loss < steps[0].loss

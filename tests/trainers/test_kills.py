@@ -64,7 +64,7 @@ def differences(first: Any, second: Any, place: str = "") -> list[str]:
         assert len(first) == len(second)
         pairs = enumerate(zip(first, second, strict=True))
         return [found for key, pair in pairs for found in differences(*pair, f"{place}/{key}")]
-    return [] if first == second else [place]
+    return [] if repr(first) == repr(second) else [place]  # not a number is not equal to itself
 
 
 def check_kills(tmp_path: Path, moments: list[Moment], *, workers: int, seed: int) -> None:
@@ -89,14 +89,9 @@ def check_kills(tmp_path: Path, moments: list[Moment], *, workers: int, seed: in
         f"{name}{place}"
         for name in ("last.pt", "best.pt")
         for place in differences(
-            *(
-                vars(load_checkpoint(tmp_path / run / name)) | {"config": None, "validation": None}
-                for run in ("whole", "killed")
-            )
+            *(vars(load_checkpoint(tmp_path / run / name)) | {"config": None} for run in ("whole", "killed"))
         )
     ]
-    scores = [load_checkpoint(tmp_path / run / "last.pt").validation for run in ("whole", "killed")]
-    assert scores[0] == scores[1]
     print(f"{kills} kills with {workers} workers in {time.perf_counter() - begin:.0f} s, {len(found)} differences")
     assert kills == len(moments) and not found, found
 

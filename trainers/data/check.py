@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -41,8 +43,7 @@ def check_before_training(
     """
     if not isinstance(dataset, PairDataset):
         return dataset
-    with idist.one_rank_first():
-        bad = _find_bad(dataset, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)
+    bad = _find_bad_once(dataset, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)
     if not bad:
         return dataset
     count = f"{len(bad)} of the {len(dataset)} images of the split {split}"
@@ -54,6 +55,24 @@ def check_before_training(
         remedy = "" if len(bad) == len(dataset) else ", or leave such images out with --data.on_error skip"
         raise ValueError(f"{count} cannot be used; put right what is listed above{remedy}. The first: {bad[0].problem}")
     return dataset.without(sample.index for sample in bad)
+
+
+def _find_bad_once(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> list[BadSample]:
+    """What the first process finds, for all of them: also if it is an error, or the others would wait for ever."""
+    found: list[BadSample] = []
+    failure = ""
+    if idist.get_rank() == 0:
+        try:
+            found = _find_bad(dataset, split=split, file=file, num_workers=num_workers)
+        except OSError as error:
+            failure = str(error)
+    if idist.get_world_size() > 1:
+        message = json.dumps({"failure": failure, "found": [asdict(sample) for sample in found]})
+        heard = json.loads(str(idist.broadcast(message, src=0, safe_mode=True)))
+        failure, found = heard["failure"], [BadSample(**sample) for sample in heard["found"]]
+    if failure:
+        raise OSError(failure)
+    return found
 
 
 def _find_bad(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> list[BadSample]:
