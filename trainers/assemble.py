@@ -55,13 +55,16 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     """The model that a checkpoint holds; needs neither the encoder's pretrained weights nor a file of embeddings.
 
     Raises:
-        ValueError: The options do not fit together any more.
+        ValueError: The options do not fit together any more, or the weights are those of another model.
         OSError: The weights of the text tower cannot be had.
     """
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
     model = _build(options, checkpoint.class_names)
-    model.load_state_dict(checkpoint.weights)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise ValueError(f"The checkpoint's weights do not fit the model that its options describe: {error}") from error
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -159,7 +160,9 @@ class OptimConfig:
     """Leave the encoder as it is: no gradient, and its norms keep their statistics."""
 
     def __post_init__(self) -> None:
-        """Refuses a decay that would raise rates."""
+        """Refuses rates that are no numbers, and a decay that would raise them."""
+        for name in ("lr", "encoder_lr_factor", "weight_decay", "power", "clip_norm"):
+            _require(0 <= getattr(self, name) < math.inf, f"--optim.{name} must be a number, 0 or above")
         _require(0 < self.layer_decay <= 1, "--optim.layer_decay must be above 0 and at most 1")
 
 

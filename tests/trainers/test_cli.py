@@ -292,6 +292,7 @@ def test_a_wrong_label_is_told_in_one_sentence(
         (["--optim.warmup_iterations", "4"], "--optim.warmup_iterations"),
         (["--data.dataset", "folder", "--data.root", "no/folder"], "no/folder"),
         (["--train.resume", "maybe"], "train.resume"),
+        (["--optim.lr", "nan"], "--optim.lr must be a number"),
         (["--train.gradient_checkpointing", "true"], "can not compute its activations again"),
         (["--optim.layer_decay", "0.9"], "--optim.layer_decay to 1"),
         (["--data.sise", "3"], "--data.sise"),
@@ -385,6 +386,13 @@ def test_packaged_weights_fill_the_encoder() -> None:
 def write_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise(size, 50).convert("RGB").save(path)
+
+
+def test_weights_of_another_model_are_told(unet_run: Path) -> None:
+    checkpoint = load_checkpoint(unet_run / "last.pt")
+    other = replace(checkpoint.config, model=replace(checkpoint.config.model, arch="fpn"))
+    with pytest.raises(ValueError, match="weights do not fit the model that its options describe"):
+        evaluate.evaluate(replace(checkpoint, config=other), root=None, split=None, device="cpu")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
