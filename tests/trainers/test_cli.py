@@ -292,7 +292,7 @@ def test_a_wrong_label_is_told_in_one_sentence(
         (["--optim.warmup_iterations", "4"], "--optim.warmup_iterations"),
         (["--data.dataset", "folder", "--data.root", "no/folder"], "no/folder"),
         (["--train.resume", "maybe"], "train.resume"),
-        (["--optim.lr", "nan"], "--optim.lr must be a number"),
+        (["--optim.lr", ".nan"], "--optim.lr must be a number"),
         (["--train.gradient_checkpointing", "true"], "can not compute its activations again"),
         (["--optim.layer_decay", "0.9"], "--optim.layer_decay to 1"),
         (["--data.sise", "3"], "--data.sise"),
