@@ -15,8 +15,9 @@ from ignite.engine import Engine, Events
 
 from benchmarks.report import Section, benchmark_parser, write_report
 from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
-from trainers.config import Config, parse_config
+from trainers.config import Config
 from trainers.errors import main_guard, reading, user_errors
+from trainers.parsing import parse_config
 from trainers.training import create_training
 
 WARM_UP = 3

@@ -21,10 +21,11 @@ from mtaclip_plugin.text import TextTower, load_embeddings
 from tests.conftest import TOWERS
 from tests.test_model import build
 from trainers.checkpoints import load_checkpoint
-from trainers.config import Config, config_from_yaml, config_to_yaml
+from trainers.config import Config
 from trainers.data.reading import read_image
 from trainers.data.text_bank import load_text_bank
 from trainers.errors import UserError
+from trainers.parsing import config_from_yaml, config_to_yaml
 
 
 class Payload:

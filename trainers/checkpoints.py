@@ -12,9 +12,10 @@ from zipfile import ZipFile
 
 import torch
 
-from trainers.config import Config, ModelConfig, config_from_yaml, config_to_yaml
+from trainers.config import Config, ModelConfig
 from trainers.errors import UserError
 from trainers.metrics import SegmentationScores
+from trainers.parsing import config_from_yaml, config_to_yaml
 
 BEST, LAST, PREVIOUS = "best.pt", "last.pt", "previous.pt"
 

@@ -1,29 +1,26 @@
-"""The options of a training run: a tree of frozen dataclasses, read from YAML and from the command line."""
+"""The options of a training run: a tree of frozen dataclasses."""
 
 from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-
 from trainers.errors import UserError
 from trainers.forward import Precision
-from trainers.help_format import CommandLineHelp
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
 
-def _require(condition: bool, sentence: str) -> None:
+def require(condition: bool, sentence: str) -> None:
+    """Refuses an option's value with a sentence.
+
+    Raises:
+        UserError: The condition does not hold.
+    """
     if not condition:
         raise UserError(sentence)
 
@@ -69,10 +66,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuses sizes that no image can have."""
-        _require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
+        require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
         low, high = self.scale_range
-        _require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
-        _require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
+        require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
+        require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -162,8 +159,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Refuses rates that are no numbers, and a decay that would raise them."""
         for name in ("lr", "encoder_lr_factor", "weight_decay", "power", "clip_norm"):
-            _require(0 <= getattr(self, name) < math.inf, f"--optim.{name} must be a number, 0 or above")
-        _require(0 < self.layer_decay <= 1, "--optim.layer_decay must be above 0 and at most 1")
+            require(0 <= getattr(self, name) < math.inf, f"--optim.{name} must be a number, 0 or above")
+        require(0 < self.layer_decay <= 1, "--optim.layer_decay must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -183,10 +180,10 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Refuses windows that leave gaps, and scales that no image can have."""
-        _require(min(self.stride) >= 1, "--eval.stride must be at least 1 pixel")
+        require(min(self.stride) >= 1, "--eval.stride must be at least 1 pixel")
         gaps = any(step > side for step, side in zip(self.stride, self.window, strict=True))
-        _require(not gaps, "--eval.stride must not be larger than --eval.window, or pixels would be left out")
-        _require(bool(self.scales) and min(self.scales) > 0, "--eval.scales must be one or more positive factors")
+        require(not gaps, "--eval.stride must not be larger than --eval.window, or pixels would be left out")
+        require(bool(self.scales) and min(self.scales) > 0, "--eval.scales must be one or more positive factors")
 
 
 @dataclass(frozen=True)
@@ -226,11 +223,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuses counts below one, and a batch that does not divide."""
         for name in ("iterations", "batch_size", "accumulate", "validate_every"):
-            _require(getattr(self, name) >= 1, f"--train.{name} must be at least 1")
-        _require(
+            require(getattr(self, name) >= 1, f"--train.{name} must be at least 1")
+        require(
             self.checkpoint_every is None or self.checkpoint_every >= 1, "--train.checkpoint_every must be at least 1"
         )
-        _require(0 <= self.ema_decay < 1, "--train.ema_decay must be at least 0 and below 1")
+        require(0 <= self.ema_decay < 1, "--train.ema_decay must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -249,89 +246,6 @@ class Config:
     """How validation, evaluation and prediction run the model on an image."""
     train: TrainConfig = TrainConfig()
     """The run itself."""
-
-
-def _parser(
-    command: str = "python -m trainers.train",
-    purpose: str = "Trains a segmentation model; without options, the demo on generated shapes.",
-) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=command,
-        usage=f"{command} [--config FILE] [--SECTION.OPTION VALUE ...]",
-        description=f"{purpose} A list is written '[128,128]', no value null; --print_config shows what all options "
-        "come to, as a file for --config.",
-        formatter_class=CommandLineHelp,
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file; options after it override it.")
-    parser.add_class_arguments(Config, as_group=False)
-    return parser
-
-
-def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Config:
-    """Reads ``--config FILE`` and ``--section.key value`` from ``arguments`` (default: the command line).
-
-    Args:
-        arguments: of the command line.
-        **described: ``command`` and ``purpose`` in its help, if other than those of the training.
-
-    Raises:
-        argparse.ArgumentError: An unknown key, or a value of the wrong type.
-        UserError: A value out of its range.
-    """
-    parser = _parser(**described)
-    namespace = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    _refuse_nulls(namespace)
-    return _config(parser.instantiate(namespace))
-
-
-class _ShortLists(yaml.SafeDumper):
-    """Writes a list on one line."""
-
-
-_ShortLists.add_representer(
-    tuple, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-)
-
-
-def config_to_yaml(config: Config) -> str:
-    """The YAML of every option, which `config_from_yaml` and ``--config`` read."""
-    return yaml.dump(asdict(config), Dumper=_ShortLists, sort_keys=False)
-
-
-def config_from_yaml(text: str) -> Config:
-    """The configuration that `config_to_yaml` wrote.
-
-    Raises:
-        argparse.ArgumentError: An unknown key, or a value of the wrong type.
-        UserError: A value out of its range.
-    """
-    parser = _parser()
-    namespace = parser.parse_string(text)
-    _refuse_nulls(namespace)
-    return _config(parser.instantiate(namespace))
-
-
-def _refuse_nulls(options: Namespace) -> None:
-    """In a file jsonargparse takes null for a value of any type, and a single value for a section."""
-    for section in fields(Config):
-        given = options[section.name]
-        _require(isinstance(given, Namespace), f"{section.name} must be a section of options, but is {given!r}")
-        for option in fields(getattr(Config, section.name)):
-            absent = given[option.name] is None and "None" not in str(option.type)
-            _require(not absent, f"--{section.name}.{option.name} must have a value, but is null")
-
-
-def _config(options: Namespace) -> Config:
-    return Config(
-        data=options.data,
-        model=options.model,
-        loss=options.loss,
-        optim=options.optim,
-        eval=options.eval,
-        train=options.train,
-    )
 
 
 def data_root(config: DataConfig) -> Path:

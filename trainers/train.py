@@ -22,7 +22,7 @@ from trainers.checkpoints import (
     load_checkpoint,
     load_latest,
 )
-from trainers.config import Config, TrainConfig, config_to_yaml, parse_config
+from trainers.config import Config, TrainConfig
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
@@ -34,6 +34,7 @@ from trainers.interruption import Interruption
 from trainers.logbook import OVERLAYS, Logbook, attach_progress_bars
 from trainers.metrics import format_scores
 from trainers.models import has_random_text
+from trainers.parsing import config_to_yaml, parse_config
 from trainers.progress import Progress
 from trainers.training import Training, create_training
 from trainers.validation import Validation

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.outcomes import outcome
-from trainers.config import Config, config_from_yaml, config_to_yaml, parse_config
+from trainers.config import Config
 from trainers.errors import UserError
+from trainers.parsing import config_from_yaml, config_to_yaml, parse_config
 
 DEFAULTS = {
     f"{section}.{name}": yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainers import evaluate, models, predict, train
 from trainers.assemble import resolve_statistics
 from trainers.checkpoints import load_checkpoint
-from trainers.config import Config, config_from_yaml
+from trainers.config import Config
+from trainers.parsing import config_from_yaml
 
 TINY = [
     "--data.size=40",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers.config import Config, config_from_yaml, config_to_yaml, data_root, parse_config
+from trainers.config import Config, data_root
 from trainers.errors import UserError
+from trainers.parsing import config_from_yaml, config_to_yaml, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "trainers" / "configs"
 

@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentParser
 
-from trainers.config import parse_config
 from trainers.help_format import CommandLineHelp
+from trainers.parsing import parse_config
 
 
 @pytest.mark.parametrize(

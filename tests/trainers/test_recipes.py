@@ -12,8 +12,9 @@ from mtaclip_plugin import vocabulary
 from tests.trainers.published_trees import write_split
 from trainers import train
 from trainers.checkpoints import load_checkpoint
-from trainers.config import OptimConfig, parse_config
+from trainers.config import OptimConfig
 from trainers.data.published import LAYOUTS
+from trainers.parsing import parse_config
 
 CONFIGS = Path(train.__file__).parent / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*_clip.yaml"))
