@@ -1,4 +1,4 @@
-"""One training step beside its peers: ``python -m benchmarks.step [--quick] [--sides 512 1024]``."""
+"""One training step beside its peers: ``python -m benchmarks.step [--quick] [--sides 512] [--rounds 7]``."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _sum(parts: Sequence[Part]) -> Part:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line), measures and writes the report."""
     parser = benchmark_parser("step", "One training step of MTA-CLIP beside its peers.")
-    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="Sizes to count; the first is timed.")
+    parser.add_argument("--sides", type=int, nargs="+", default=[512], help="Sizes to count; the first is timed.")
     options = parser.parse_args(arguments)
     sides, rounds, classes, batch = options.sides, options.rounds, 150, 2
     if options.quick:
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sections.insert(0, time_section(sides[0], seconds))
         sections.append(part_section(parts, matrix_rate(torch.float32), copy_rate()))
     write_report(
-        "step",
+        "step" if rounds > 0 else "step_counts",
         title="One training step",
         command=f"python -m benchmarks.step {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip(),
         sections=sections,
