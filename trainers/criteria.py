@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import segmentation_models_pytorch as smp
@@ -67,8 +67,10 @@ class MaskCriterion(Criterion):
     def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Terms "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive" of prediction i."""
         prediction = model(part.images, return_masks=True)
-        _, num_queries, columns = prediction.class_logits.shape
-        normalizers = self.loss.normalizers(part.batch_labels, num_queries=num_queries, num_classes=columns - 1)
+        normalizers = None
+        if len(part.labels) < len(part.batch_labels):  # else the loss finds them on its own way
+            _, num_queries, columns = prediction.class_logits.shape
+            normalizers = self.loss.normalizers(part.batch_labels, num_queries=num_queries, num_classes=columns - 1)
         return self.loss.terms(prediction, part.labels, part.generators, normalizers)
 
 
@@ -85,10 +87,11 @@ class PixelCriterion(Criterion):
     def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice" (mean over parts)."""
         logits = model(part.images).float()
-        labelled = float(idist.all_reduce((part.batch_labels != IGNORE_INDEX).sum().item())) / idist.get_world_size()
+        labelled = cast("Tensor", idist.all_reduce((part.batch_labels != IGNORE_INDEX).sum()))
         cross_entropy = F.cross_entropy(logits, part.labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return {
-            "cross_entropy": cross_entropy / (labelled or 1.0),  # without labels the sum is 0 as well
+            # Without labels the sum is 0 as well.
+            "cross_entropy": cross_entropy * idist.get_world_size() / labelled.clamp(min=1),
             "dice": self.dice(logits, part.labels) * (len(part.labels) / len(part.batch_labels)),
         }
 

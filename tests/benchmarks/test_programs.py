@@ -14,7 +14,7 @@ from benchmarks import inference, loading, peers, runtimes, step, vocabulary
 from benchmarks.measure import count_flops
 from mtaclip_plugin import MTACLIPLoss
 from mtaclip_plugin.text import PromptLearner, TextTower
-from tests.trainers.test_cli import MTACLIP, TINY
+from tests.trainers.tiny_runs import MTACLIP, TINY
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +12,14 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
+from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training, write_folder
 from trainers import evaluate, models, predict, train
 from trainers.assemble import resolve_statistics
 from trainers.checkpoints import load_checkpoint
 from trainers.config import Config
 from trainers.parsing import config_from_yaml
-
-TINY = [
-    "--data.size=40",
-    "--data.train_length=6",
-    "--data.val_length=3",
-    "--data.crop_size=[32,32]",
-    "--optim.warmup_iterations=1",
-    "--train.iterations=4",
-    "--train.batch_size=2",
-    "--train.validate_every=2",
-    "--train.overlays=2",
-    "--train.device=cpu",
-    "--train.precision=float32",
-    "--model.encoder_name=resnet18",
-    "--model.encoder_weights=null",
-]
-MTACLIP = [
-    "--model.num_queries=12",
-    "--model.decoder_channels=64",
-    "--model.pixel_decoder_layers=1",
-    "--model.pixel_decoder_ffn=32",
-    "--model.decoder_layers=1",
-    "--model.decoder_ffn=32",
-    "--loss.num_points=64",
-]
-
-
-def run_training(folder: Path, *options: str) -> Path:
-    train.main([*TINY, "--train.output", str(folder), *options])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +30,6 @@ def mtaclip_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unet_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_training(tmp_path_factory.mktemp("runs") / "unet", "--model.arch", "unet")
-
-
-def failure(main: object, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr that a command ends with; its exit code is 2."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))  # type: ignore[operator]
-    assert stopped.value.code == 2
-    *_, line = capsys.readouterr().err.rstrip().splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
@@ -175,11 +135,17 @@ def test_what_makes_long_runs_go_on(tmp_path: Path) -> None:
 
 
 def test_a_compiled_run_does_what_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compile_with, compiled_models = torch.compile, []
+
+    def compile_eagerly(model: nn.Module) -> object:
+        compiled_models.append(model)
+        return compile_with(model, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
     options = ["--model.arch", "fpn", "--train.iterations", "2"]
     plain = load_checkpoint(run_training(tmp_path / "plain", *options) / "last.pt")
     compiled = load_checkpoint(run_training(tmp_path / "compiled", *options, "--train.compile", "true") / "last.pt")
-    assert plain.model.keys() == compiled.model.keys()
+    assert len(compiled_models) == 1 and plain.model.keys() == compiled.model.keys()
     for name, tensor in plain.model.items():
         torch.testing.assert_close(compiled.model[name], tensor, atol=2e-3, rtol=1e-3, msg=name)
 
@@ -242,18 +208,6 @@ def test_evaluate_needs_the_classes_of_the_checkpoint(
     evaluate_arguments = {"root": str(tmp_path / "data"), "split": "val", "device": "cpu"}
     with pytest.raises(ValueError, match=r"knows the classes background, .* the dataset has sky, road;"):
         evaluate.evaluate(replace(folder_run, config=other), **evaluate_arguments)
-
-
-def write_folder(root: Path, *, labels: Sequence[int]) -> None:
-    """A dataset of three images in each split whose label maps hold ``labels`` from left to right."""
-    for split in ("train", "val"):
-        (root / "images" / split).mkdir(parents=True)
-        (root / "annotations" / split).mkdir(parents=True)
-        for index in range(3):
-            label = np.array(labels, dtype=np.uint8).repeat(20)[None].repeat(24 + index, 0)
-            Image.fromarray(label).save(root / "annotations" / split / f"{index}.png")
-            Image.fromarray(np.stack([label * 60] * 3, axis=-1)).save(root / "images" / split / f"{index}.png")
-    (root / "classes.txt").write_text("sky\nroad\n")
 
 
 def test_train_on_a_folder_of_images_of_any_size(tmp_path: Path) -> None:

@@ -6,24 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.trainers.tiny_runs import TINY
 from trainers import evaluate, train
-
-OPTIONS = [
-    "--model.arch=unet",
-    "--model.encoder_name=resnet18",
-    "--model.encoder_weights=null",
-    "--data.size=64",
-    "--data.train_length=2",
-    "--data.val_length=2",
-    "--data.crop_size=[32,32]",
-    "--optim.warmup_iterations=0",
-    "--train.iterations=2",
-    "--train.batch_size=2",
-    "--train.validate_every=2",
-    "--train.overlays=0",
-    "--train.device=cpu",
-    "--train.precision=float32",
-]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +15,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run that was validated in windows."""
     folder = tmp_path_factory.mktemp("runs") / "unet"
     windows = ["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[16,16]"]
-    train.main([*OPTIONS, *windows, "--train.output", str(folder)])
+    train.main([*TINY, "--model.arch=unet", "--data.size=64", *windows, "--train.output", str(folder)])
     return folder / "last.pt"
 
 

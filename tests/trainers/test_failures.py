@@ -8,7 +8,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from tests.trainers.test_cli import TINY, failure, write_folder
+from tests.trainers.tiny_runs import TINY, failure, write_folder
 from trainers import train
 from trainers.checkpoints import load_checkpoint
 from trainers.errors import UserError
@@ -24,6 +24,10 @@ def full_disk() -> None:
     raise OSError(errno.ENOSPC, "No space left on device", "events.out")
 
 
+def lost_process() -> None:
+    raise RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
+
+
 def dead_worker() -> None:
     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
@@ -33,6 +37,7 @@ def dead_worker() -> None:
     [
         (too_large_for_any_memory, "The memory is full: raise --train.accumulate"),
         (full_disk, "No space left on device: 'events.out': free space on its disk."),
+        (lost_process, "Another process of the run has ended: see what it says."),
         (dead_worker, "A process that reads images has died"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainers.test_cli import MTACLIP, TINY
+from tests.trainers.tiny_runs import MTACLIP, TINY
 from trainers.checkpoints import load_checkpoint
 
 Moment = Literal["any", "writing"]

@@ -7,28 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.trainers.tiny_runs import MTACLIP, TINY
 from trainers import predict, train
-
-TINY = [
-    "--data.size=40",
-    "--data.train_length=2",
-    "--data.val_length=1",
-    "--data.crop_size=[32,32]",
-    "--optim.warmup_iterations=1",
-    "--train.iterations=2",
-    "--train.batch_size=2",
-    "--train.device=cpu",
-    "--train.precision=float32",
-    "--model.encoder_name=resnet18",
-    "--model.encoder_weights=null",
-]
-MTACLIP = [
-    "--model.num_queries=12",
-    "--model.decoder_channels=64",
-    "--model.decoder_layers=1",
-    "--model.decoder_ffn=32",
-    "--loss.num_points=64",
-]
 
 
 @pytest.fixture(scope="module")

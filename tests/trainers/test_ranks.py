@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from tests.trainers.test_engines import CPU, batches, build
+from tests.trainers.test_engines import CPU, batches, frozen_norms
 from trainers.augment import BatchAugmentation
 from trainers.criteria import build_criterion
 from trainers.data.batch import IGNORE_INDEX, Batch
@@ -29,11 +29,7 @@ def four_images() -> Batch:
 
 def step(arch: str, *, accumulate: int = 1) -> tuple[nn.Module, Engine]:
     """One step on this process's part of the four images."""
-    model = build(arch)
-    for module in model.modules():  # norms that count the images of their own process would differ
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+    model = frozen_norms(arch)
     rank, size = idist.get_rank(), 4 // idist.get_world_size()
     batch, part = four_images(), slice(rank * size, (rank + 1) * size)
     batch = Batch(batch.images[part], batch.labels[part], batch.names[part], batch.sizes[part])
