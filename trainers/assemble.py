@@ -19,7 +19,7 @@ from trainers.data.shapes import ShapesDataset
 from trainers.data.text_bank import SHAPES_BANK, load_text_bank
 from trainers.errors import UserError
 from trainers.forward import Forward, resolve_device
-from trainers.models import build_model, is_mtaclip
+from trainers.models import build_model, reads_bank, text_options
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -46,8 +46,8 @@ def create_model(config: Config, class_names: Sequence[str]) -> SegmentationMode
         ModuleNotFoundError: See `trainers.models.build_model`.
     """
     options = asdict(config.model)
-    if options["text_encoder"] == "bank" and is_mtaclip(options["arch"]):
-        options["text_embeddings"] = load_text_bank(_bank_file(config), class_names)
+    if reads_bank(config.model.arch, config.model.text_encoder):
+        options["text_embeddings"] = load_text_bank(bank_file(config), class_names)
     return _build(options, class_names)
 
 
@@ -104,18 +104,27 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
     names = ("arch", "encoder_name", "encoder_weights")
     shared = {name: options.pop(name) for name in names}
-    if options["text_encoder"] != "bank":
-        del options["text_embeddings"]
-    return build_model(**shared, class_names=class_names, **(options if is_mtaclip(shared["arch"]) else {}))
+    taken = text_options(shared["arch"])
+    if not reads_bank(shared["arch"], options["text_encoder"]):
+        taken -= {"text_embeddings"}
+    own = {name: value for name, value in options.items() if name in taken}
+    return build_model(**shared, class_names=class_names, **own)
 
 
-def _bank_file(config: Config) -> Path:
+def bank_file(config: Config) -> Path:
+    """The file of the text bank that a model of this configuration reads.
+
+    Raises:
+        UserError: None is named.
+    """
     if config.model.text_embeddings is not None:
         return Path(config.model.text_embeddings)
     if config.data.dataset == "shapes":
         return SHAPES_BANK
-    raise UserError(
-        'The text encoder "bank" needs --model.text_embeddings FILE with one row for each class, such as '
-        "python -m trainers.data.text_bank writes; or set --model.text_encoder to the name of an open_clip model, "
-        "or to null for no text."
+    sentence = (
+        "A bank of text needs --model.text_embeddings FILE with one row for each class, such as "
+        "python -m trainers.data.text_bank writes"
     )
+    if "text_encoder" in text_options(config.model.arch):
+        sentence += "; or set --model.text_encoder to the name of an open_clip model, or to null for no text"
+    raise UserError(f"{sentence}.")

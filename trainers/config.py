@@ -94,6 +94,8 @@ class ModelConfig:
     """Learned tokens L in each context."""
     temperature: float = 0.07
     """Start of the contrastive temperature."""
+    learn_temperature: bool = True
+    """Train the contrastive temperature."""
     num_queries: int = 30
     """Mask queries Q."""
     decoder_channels: int = 128
@@ -110,6 +112,8 @@ class ModelConfig:
     """Hidden width of the mask-text decoder's feed-forward layers."""
     num_heads: int = 8
     """Attention heads of both decoders."""
+    text_positions: Literal["prompt", "token"] = "prompt"
+    """One learned position for each prompt, or one for each text token."""
     classification: Literal["learned", "text", "ensemble"] = "learned"
     """What names the masks at inference: the class head, the text, or both."""
 
@@ -129,6 +133,8 @@ class LossConfig:
     """Weight of the masks' dice loss."""
     contrastive_weight: float = 1.0
     """Weight of the mask-to-text contrastive loss."""
+    assignment: Literal["hungarian", "by_class"] = "hungarian"
+    """Which query learns a mask: the one of least cost, or the one with the number of its class, for few classes."""
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mtaclip_plugin import MTACLIPLoss
 from trainers.data.batch import IGNORE_INDEX
 from trainers.forward import Forward
-from trainers.models import is_mtaclip
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,46 @@ class PixelCriterion(Criterion):
 
     def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
         """Terms "cross_entropy" (mean over the labelled pixels; 0 if there is none) and "dice" (mean over parts)."""
-        logits = model(part.images).float()
-        labelled = cast("Tensor", idist.all_reduce((part.batch_labels != IGNORE_INDEX).sum()))
-        cross_entropy = F.cross_entropy(logits, part.labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        return self.terms(model(part.images), part)
+
+    def terms(self, logits: Tensor, part: Part) -> dict[str, Tensor]:
+        """The terms of logits (b, K, H, W)."""
         return {
-            # Without labels the sum is 0 as well.
-            "cross_entropy": cross_entropy * idist.get_world_size() / labelled.clamp(min=1),
-            "dice": self.dice(logits, part.labels) * (len(part.labels) / len(part.batch_labels)),
+            "cross_entropy": mean_cross_entropy(logits, part),
+            "dice": self.dice(logits.float(), part.labels) * (len(part.labels) / len(part.batch_labels)),
         }
 
 
+def mean_cross_entropy(logits: Tensor, part: Part) -> Tensor:
+    """A part's share of the cross-entropy, whose mean is over the labelled pixels of all processes' batches.
+
+    Args:
+        logits: (b, K, H, W), of any precision.
+        part: What they are the logits of.
+
+    Returns:
+        A scalar; 0 if no pixel has a label.
+    """
+    labelled = cast("Tensor", idist.all_reduce((part.batch_labels != IGNORE_INDEX).sum()))
+    cross_entropy = F.cross_entropy(logits.float(), part.labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    # Without labels the sum is 0 as well.
+    return cross_entropy * idist.get_world_size() / labelled.clamp(min=1)
+
+
+_FACTORIES: dict[str, Callable[..., Criterion]] = {"mtaclip": MaskCriterion}
+
+
+def register_criterion(arch: str, factory: Callable[..., Criterion]) -> None:
+    """Gives an architecture a criterion of its own, in the place of the one that it has.
+
+    Args:
+        arch: Its name; smp reads names of architectures in any case.
+        factory: Is called with the options of `trainers.config.LossConfig` as keywords.
+    """
+    _FACTORIES[arch.lower()] = factory
+
+
 def build_criterion(arch: str, **options: Any) -> Criterion:
-    """The criterion of an architecture; ``options`` are those of "mtaclip", see `MaskCriterion`."""
-    return MaskCriterion(**options) if is_mtaclip(arch) else PixelCriterion()
+    """The criterion of an architecture: its own where there is one, else a `PixelCriterion`, which has no options."""
+    factory = _FACTORIES.get(arch.lower())
+    return PixelCriterion() if factory is None else factory(**options)

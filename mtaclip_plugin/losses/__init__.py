@@ -1,6 +1,6 @@
 """Losses: the label map's masks, their matching with mask queries, and the criterion."""
 
-from mtaclip_plugin.losses.criterion import MaskNormalizer, MTACLIPLoss
+from mtaclip_plugin.losses.criterion import Assignment, MaskNormalizer, MTACLIPLoss
 from mtaclip_plugin.losses.functional import (
     ContrastiveMode,
     class_loss,
@@ -10,7 +10,7 @@ from mtaclip_plugin.losses.functional import (
     pairwise_mask_bce,
     pairwise_mask_dice,
 )
-from mtaclip_plugin.losses.matcher import HungarianMatcher, Matches
+from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher, Matches
 from mtaclip_plugin.losses.normalizers import LossNormalizers
 from mtaclip_plugin.losses.points import (
     SampledLabels,
@@ -22,6 +22,8 @@ from mtaclip_plugin.losses.points import (
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
 
 __all__ = [
+    "Assignment",
+    "ClassMatcher",
     "ContrastiveMode",
     "HungarianMatcher",
     "IgnoredPixels",

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from mtaclip_plugin.arguments import check_choice, check_weights
 from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
 from mtaclip_plugin.losses.masks import mask_losses
-from mtaclip_plugin.losses.matcher import HungarianMatcher
+from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher
 from mtaclip_plugin.losses.normalizers import LossNormalizers
 from mtaclip_plugin.losses.points import PointSource
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 
+Assignment = Literal["hungarian", "by_class"]
 MaskNormalizer = Literal["masks", "class_weights"]
 
 
@@ -46,6 +47,7 @@ class MTACLIPLoss(nn.Module):
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         contrastive_weight: float = 1.0,
+        assignment: Assignment = "hungarian",
         no_object_weight: float = 0.1,
         contrastive_mode: ContrastiveMode = "mixneg",
         num_points: int = 12544,
@@ -69,6 +71,8 @@ class MTACLIPLoss(nn.Module):
             num_points: points at which each mask is compared, in matching and in the losses.
             oversample_ratio: candidates for the uncertain points, as a multiple of ``num_points``.
             importance_ratio: share of the points that are uncertain ones; the rest is random.
+            assignment: which query learns a mask: the one of least cost ("hungarian"), or, not in the paper, the one
+                with the number of its class ("by_class"), which is sooner learnt where classes are few.
             ignore_index: the id of pixels without a label.
             class_weights: K weights of the classes in the class and contrastive loss; all 1 if ``None``.
             supervise_initial: whether the prediction before the first layer is in the loss. Official: False.
@@ -82,6 +86,7 @@ class MTACLIPLoss(nn.Module):
         """
         super().__init__()
         check_choice("contrastive_mode", contrastive_mode, ContrastiveMode)
+        check_choice("assignment", assignment, Assignment)
         check_choice("ignored_pixels", ignored_pixels, IgnoredPixels)
         check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
         check_weights(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
@@ -92,7 +97,11 @@ class MTACLIPLoss(nn.Module):
                 "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
                 f"{num_points}, {oversample_ratio} and {importance_ratio}."
             )
-        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
+        self.matcher = (
+            ClassMatcher()
+            if assignment == "by_class"
+            else HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
+        )
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight

@@ -1,4 +1,4 @@
-"""Hungarian matching of mask queries and the masks of the label map."""
+"""Matching of mask queries and the masks of the label map: the Hungarian one, and one that is fixed."""
 
 from __future__ import annotations
 
@@ -149,3 +149,40 @@ class HungarianMatcher(nn.Module):
                 "its classes is not matched; raise num_queries to learn from all of them.",
                 stacklevel=2,
             )
+
+
+class ClassMatcher(nn.Module):
+    """Assigns the mask of class k query k, whatever is predicted.
+
+    Not the paper's way: a query needs not find out first which class it is for, which is sooner learnt where classes are
+    few and their queries affordable.
+    """
+
+    @torch.no_grad()
+    def forward(
+        self,
+        predictions: Sequence[MaskPrediction],
+        targets: MaskTargets,
+        generator: PointSource = None,
+    ) -> Matches:
+        """Matches S predictions.
+
+        Args:
+            predictions: S predictions, such as :attr:`MaskPrediction.layers`.
+            targets: the masks.
+            generator: not used, as there are no costs.
+
+        Raises:
+            ValueError: If there is not a query for each class.
+        """
+        device, num_queries = predictions[0].class_logits.device, predictions[0].class_logits.shape[1]
+        if targets.num_classes > num_queries:
+            raise ValueError(
+                f"the assignment 'by_class' needs a query for each of the K={targets.num_classes} classes, but there "
+                f"are Q={num_queries}; raise num_queries, or take the assignment 'hungarian'."
+            )
+        counts = targets.mask_counts(num_queries)
+        image = np.repeat(np.arange(len(counts)), counts)
+        classes = torch.tensor([k for of_image in targets.classes for k in of_image], dtype=torch.int64, device=device)
+        queries = classes.expand(len(predictions), -1)
+        return Matches(image=torch.from_numpy(image).to(device), queries=queries, labels=queries, counts=counts)

@@ -24,11 +24,12 @@ def create_clip(name: str, pretrained: str | None) -> Any:
 
     Args:
         name: open_clip model name, or ``hf-hub:...`` or ``local-dir:...``.
-        pretrained: open_clip tag or a file of weights; ``None`` draws random weights, the same ones everywhere.
+        pretrained: open_clip tag or a file of weights, or anything for those that ``hf-hub:...`` or
+            ``local-dir:...`` brings; ``None`` draws random weights, the same ones everywhere.
 
     Raises:
         ValueError: for an unknown name or tag, or a file that holds no weights of this model.
-        ConnectionError: if weights could not be fetched.
+        ConnectionError: if weights could not be fetched, or are not in the folder.
     """
     _check_name(name, pretrained)
     # Some tags were trained with QuickGELU under a name whose configuration says GELU.
@@ -39,6 +40,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
             name,
             pretrained=pretrained,
             load_weights=pretrained is not None,
+            require_pretrained=pretrained is not None,  # a folder without weights would give random ones
             pretrained_text=False,
             force_quick_gelu=quick_gelu,
         )

@@ -259,6 +259,16 @@ def test_normalizers_by_hand() -> None:
     assert nothing.masks == 1 and nothing.class_weights > 0
 
 
+def test_by_class_a_query_learns_the_class_of_its_number() -> None:
+    prediction, target = make_prediction(), make_target()
+    loss = small_loss(assignment="by_class")
+    terms = loss.terms(prediction, target, seeded())
+    labels = torch.tensor([[0, 1, 4, 3, 4], [4, 1, 2, 4, 4]])  # "none" is 4
+    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.1])
+    expected = torch.nn.functional.cross_entropy(prediction.class_logits.flatten(0, 1), labels.flatten(), weights)
+    torch.testing.assert_close(terms["2/class"], 2 * expected)
+
+
 def test_official_mask_normalizer() -> None:
     prediction, target = make_prediction(), make_target()
     masks = small_loss().terms(prediction, target, seeded())
@@ -304,6 +314,7 @@ def test_normalizers_are_averaged_over_processes(monkeypatch) -> None:
         ({"contrastive_mode": "hard"}, "contrastive_mode must be one of 'mixneg', .* got 'hard'"),
         ({"ignored_pixels": "void"}, "ignored_pixels must be one of 'excluded', 'background', got 'void'"),
         ({"mask_normalizer": "pixels"}, "mask_normalizer must be one of"),
+        ({"assignment": "random"}, "assignment must be one of 'hungarian', 'by_class'"),
         ({"num_points": 0}, "num_points"),
         ({"oversample_ratio": 0.5}, "oversample_ratio must be at least 1"),
         ({"importance_ratio": 1.5}, r"importance_ratio in \[0, 1\]"),

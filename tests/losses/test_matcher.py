@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtaclip_plugin.losses import HungarianMatcher, MaskTargets
+from mtaclip_plugin.losses import ClassMatcher, HungarianMatcher, MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 from tests.losses.reference import make_prediction
 
@@ -148,3 +148,17 @@ def test_targets_list_classes_and_pad_with_the_ignored_id() -> None:
     # The ignored id may be one of the classes' or none at all.
     assert targets_of(stripes(0, 1), ignore_index=0).classes == ((1,),)
     assert targets_of(stripes(0, 1), ignore_index=-100).ignore_index == -100
+
+
+def test_by_class_query_k_has_the_mask_of_class_k() -> None:
+    layers = make_prediction(image_size=(32, 32)).layers
+    matches = ClassMatcher()(layers, targets_of(torch.cat([stripes(3, 1), stripes(255), stripes(0, 2, 3, 2)])))
+    assert matches.image.tolist() == [0, 0, 2, 2, 2] and matches.counts == [2, 0, 3]
+    assert matches.queries.tolist() == matches.labels.tolist() == [[1, 3, 0, 2, 3]] * 3
+    assert matches.query_labels(5, none=4)[0].tolist() == [[4, 1, 4, 3, 4], [4] * 5, [0, 4, 2, 3, 4]]
+
+
+def test_by_class_needs_a_query_for_each_class() -> None:
+    layers = make_prediction(image_size=(32, 32)).layers
+    with pytest.raises(ValueError, match=r"each of the K=6 classes, but there are Q=5; raise num_queries"):
+        ClassMatcher()(layers, targets_of(stripes(0, 1), num_classes=6))

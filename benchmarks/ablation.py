@@ -1,0 +1,108 @@
+"""The parts of MTA-CLIP one by one: ``python -m benchmarks.ablation [--tower NAME] ...``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from benchmarks.comparison.options import comma_separated, comparison_parser, parse_comparison
+from benchmarks.comparison.records import Record
+from benchmarks.comparison.rungs import FULL, Rung, bank_rungs, prompt_rungs
+from benchmarks.comparison.study import PAIRED, Study
+from benchmarks.comparison.summary import Row
+from benchmarks.comparison.tables import accuracy_table, difference_table
+from benchmarks.comparison.trials import Trial
+from benchmarks.text_sources import random_bank, shuffled, write_bank
+from mtaclip_plugin.inference import Classification
+from trainers.assemble import bank_file, create_dataset
+from trainers.config import Config
+from trainers.data.text_bank import load_text_bank
+from trainers.errors import UserError, main_guard, user_errors
+
+CONTROL_SEED = 0
+"""Of the order of shuffled rows, and of random ones: all trainings of a rung have the same text."""
+CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
+
+
+def create_trials(rungs: Sequence[Rung], config: Config, seeds: Sequence[int]) -> dict[Rung, list[Trial]]:
+    """The trainings of each rung, one a seed; that of all parts is evaluated with every classification."""
+    trials = {}
+    for rung in rungs:
+        changed = rung.applied_to(config)
+        ways = CLASSIFICATIONS if changed == config else ()
+        trials[rung] = [
+            Trial(rung.name, replace(changed, train=replace(changed.train, seed=seed)), ways) for seed in seeds
+        ]
+    return trials
+
+
+def write_controls(config: Config, folder: Path) -> dict[str, Path]:
+    """Writes text that knows nothing of the classes: the configured bank shuffled among them, and random vectors.
+
+    Raises:
+        UserError: There is no bank of one row a class to make them of.
+    """
+    with user_errors():
+        class_names = create_dataset(config.data, config.data.train_split).class_names
+        bank = load_text_bank(bank_file(config), class_names)
+        folder.mkdir(parents=True, exist_ok=True)
+        controls = {"shuffled": shuffled(bank, CONTROL_SEED), "random": random_bank(bank, CONTROL_SEED)}
+        files = {name: folder / f"{name}.safetensors" for name in controls}
+        for name, embeddings in controls.items():
+            write_bank(files[name], embeddings, class_names, f"{name}, of {bank_file(config).name}")
+    return files
+
+
+def classification_records(records: Sequence[Record]) -> list[Record]:
+    """The records of all parts as one for each way of naming the masks."""
+    return [
+        replace(record, contender=way, scores=scores)
+        for way in CLASSIFICATIONS
+        for record in records
+        for name, scores in record.evaluations.items()
+        if name == way
+    ]
+
+
+@main_guard
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options (default: the command line), trains what is missing and writes the pages."""
+    parser = comparison_parser("ablation", "Trains MTA-CLIP with more and more of its parts, and with other text.")
+    parser.add_argument("--tower", help="open_clip model that prompts are learned through; default: none are.")
+    parser.add_argument("--tower_pretrained", help="Tag or file of its weights; default: random ones.")
+    parser.add_argument("--prompts", type=comma_separated, default=("1", "2", "3", "5"), help="Numbers of contexts.")
+    parser.add_argument("--banks", type=comma_separated, default=(), help="Other text to compare: NAME=FILE,...")
+    options, config = parse_comparison(parser, arguments)
+    if config.model.text_encoder != "bank":
+        raise UserError('The ablation starts from ready embeddings; give it a configuration with text_encoder "bank".')
+    banks = {name: Path(file) for name, _, file in (bank.partition("=") for bank in options.banks)}
+    banks |= write_controls(config, options.output / "banks")
+    rungs = bank_rungs(banks)
+    if options.tower:
+        tower = {"text_encoder": options.tower, "text_pretrained": options.tower_pretrained}
+        rungs += prompt_rungs(tower, [int(count) for count in options.prompts])
+    trials = create_trials(rungs, config, options.seeds)
+    study = Study("ablation", "The parts of MTA-CLIP", config, options)
+    every = [trial for of_rung in trials.values() for trial in of_rung]
+    if options.plan:
+        study.print_plan(every)
+        return
+    records = study.run(every)
+    groups: dict[str, list[Row]] = {}
+    for group in dict.fromkeys(rung.group for rung in rungs):
+        names = {rung.name for rung in rungs if rung.group == group}
+        groups[group] = study.rows([record for record in records if record.contender in names])
+    groups["classification"] = study.rows(classification_records([r for r in records if r.contender == FULL]))
+    tables = []
+    for title, rows in groups.items():
+        tables.append(accuracy_table(title.capitalize(), rows))
+        if len(rows) > 1:
+            reference = FULL if title == "ladder" else rows[0].contender
+            tables.append(difference_table(f"{title.capitalize()}: differences", rows, reference, note=PAIRED))
+    study.write(groups, tables)
+
+
+if __name__ == "__main__":
+    main()

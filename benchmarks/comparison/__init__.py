@@ -1,0 +1,1 @@
+"""Models that are trained alike and compared: `benchmarks.backbones` and `benchmarks.ablation` are made of it."""

@@ -1,0 +1,95 @@
+"""What the models of a comparison cost, each beside its peers in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.comparison.records import Costs
+from benchmarks.measure import count_flops, peak_bytes, time_in_turn
+from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
+from trainers.config import Config
+from trainers.errors import user_errors
+from trainers.forward import Forward
+from trainers.training import Training, create_training
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model that is ready to train and to predict.
+
+    Attributes:
+        forward: the model.
+        training: its trainer.
+        image: (1, 3, H, W) in [0, 1], the first of the validation images.
+    """
+
+    forward: Forward
+    training: Training
+    image: Tensor
+
+    def predict(self) -> None:
+        """Labels the image."""
+        self.forward.predict_labels(self.image)
+
+    def stepping(self) -> Callable[[], None]:
+        """A function that makes a training step, always on the first batch."""
+        trainer, batches = self.training.trainer, [next(iter(self.training.loader))]
+
+        def step() -> None:
+            trainer.load_state_dict({"iteration": 0, "max_epochs": 1, "epoch_length": 1})
+            trainer.run(batches, max_epochs=1, epoch_length=1)
+
+        return step
+
+
+def measure_costs(configs: Mapping[str, Config], *, rounds: int) -> dict[str, Costs]:
+    """Costs of contenders by name; all are in memory at once, and are timed in turn.
+
+    Args:
+        configs: how each is trained.
+        rounds: that are timed, after one that is not.
+
+    Raises:
+        UserError: Something in the options or the data must be put right first.
+    """
+    contenders = {name: _create(config) for name, config in configs.items()}
+    latency = time_in_turn({name: one.predict for name, one in contenders.items()}, rounds, title="one image")
+    steps = {name: one.stepping() for name, one in contenders.items()}
+    seconds = time_in_turn(steps, rounds, title="training step")
+    costs = {}
+    for name, one in contenders.items():
+        model = one.forward.model
+        peak = peak_bytes(steps[name], model)
+        model.requires_grad_(False)  # the counter hooks parameters that are trained, which inference mode forbids
+        costs[name] = Costs(
+            encoder_parameters=_count(model.encoder),
+            decoder_parameters=_count(model) - _count(model.encoder),
+            flops=count_flops(one.predict),
+            latency=latency.median(name),
+            step_seconds=seconds.median(name),
+            step_bytes=peak,
+        )
+    return costs
+
+
+def _create(config: Config) -> _Contender:
+    # So long a run never comes to its end, however often it is timed.
+    config = replace(config, train=replace(config.train, iterations=10**6, output=""))
+    with user_errors():
+        train_set = create_dataset(config.data, config.data.train_split)
+        val_set = create_dataset(config.data, config.data.val_split)
+        torch.manual_seed(config.train.seed)
+        model = create_model(config, train_set.class_names)
+        config = resolve_statistics(config, model)
+        forward = create_forward(model, config)
+        training = create_training(config, forward, train_set, start_iteration=0)
+        image = val_set[0].image[None] / 255
+    return _Contender(forward, training, image)
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

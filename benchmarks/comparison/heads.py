@@ -1,0 +1,34 @@
+"""The heads that are compared, as changes of one configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from trainers.config import Config
+from trainers.errors import UserError
+
+Head = Literal["mtaclip", "mask2former", "denseclip", "fpn", "unet", "upernet", "deeplabv3plus", "segformer"]
+HEADS: tuple[Head, ...] = get_args(Head)
+
+
+def with_head(config: Config, head: Head) -> Config:
+    """The configuration with another head; all that is not the model's stays as it is.
+
+    "mask2former" is "mtaclip" without text, "denseclip" is of this package, the rest is smp's.
+
+    Raises:
+        UserError: There is no such head.
+    """
+    if head not in HEADS:
+        raise UserError(f"There is no head {head!r}; choose among {', '.join(HEADS)}.")
+    model = replace(config.model, arch=head)
+    if head == "mask2former":
+        model = replace(config.model, arch="mtaclip", text_encoder=None)
+    return replace(config, model=model)
+
+
+def with_encoder(config: Config, encoder: str) -> Config:
+    """The configuration with another encoder, NAME or NAME=WEIGHTS; without weights it is untrained."""
+    name, _, weights = encoder.partition("=")
+    return replace(config, model=replace(config.model, encoder_name=name, encoder_weights=weights or None))

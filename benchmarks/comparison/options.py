@@ -1,0 +1,61 @@
+"""The command line of a comparison."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainers.config import Config
+from trainers.errors import UserError
+from trainers.parsing import parse_config
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(part) for part in comma_separated(text)}))
+
+
+def comparison_parser(name: str, description: str) -> ArgumentParser:
+    """The options that comparisons have; those of the trainer follow them."""
+    parser = ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=f"{description} A run that was cut off goes on. Further options are the trainer's: --config FILE, "
+        "--SECTION.OPTION VALUE.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="Seeds, e.g. 0,1,2.")
+    parser.add_argument("--iterations", type=int, help="Steps of each training; default: those of the configuration.")
+    parser.add_argument("--jobs", type=int, default=1, help="Trainings at the same time, which share the cores.")
+    parser.add_argument("--rounds", type=int, default=5, help="Rounds that seconds are measured in.")
+    parser.add_argument("--plan", action="store_true", help="Print what would run, and how long it would take.")
+    parser.add_argument("--report", action="store_true", help="Train nothing: write the pages of what there is.")
+    parser.add_argument("--output", type=Path, default=Path("runs", name), help="Folder of all that is written.")
+    return parser
+
+
+def parse_comparison(parser: ArgumentParser, arguments: Sequence[str] | None) -> tuple[Namespace, Config]:
+    """The options of the comparison, and the configuration of its trainings.
+
+    Raises:
+        UserError: An option's value is out of its range.
+        argparse.ArgumentError: See `trainers.parsing.parse_config`.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options, rest = parser.parse_known_args(given)
+    options.given = [option for option in given if option not in ("--plan", "--report")]
+    if not options.seeds:
+        raise UserError("--seeds names no seed; give some, e.g. 0,1,2.")
+    if options.jobs < 1 or options.rounds < 1:
+        raise UserError("--jobs and --rounds must be at least 1.")
+    config = parse_config(rest, command=parser.prog, purpose="A comparison's trainings.")
+    iterations = options.iterations or config.train.iterations
+    # Pictures of each validation would be thousands, and only the first runs' are looked at.
+    train = replace(config.train, iterations=iterations, overlays=0, resume="auto")
+    return options, replace(config, train=train)

@@ -1,0 +1,95 @@
+"""Trains the trials of a comparison that are missing, several at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.comparison.records import Record
+from benchmarks.comparison.trials import LOG_FILE, RUNS, Trial, train_trial
+from trainers.assemble import create_dataset
+from trainers.config import Config
+from trainers.data.check import check_before_training
+from trainers.errors import UserError, user_errors
+
+
+def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequence[Trial] = ()) -> list[Record]:
+    """The records of all trials, in their order.
+
+    A trial that fails does not stop the others. Each record is written as soon as it is there, and a training that was
+    cut off goes on from its last checkpoint, so the same call goes on with what is missing.
+
+    Args:
+        trials: what to train; equal ones are trained once.
+        folder: where records, logs and checkpoints lie.
+        jobs: processes that train at the same time; they share the machine's cores.
+        keep: trials whose last checkpoints are kept.
+
+    Raises:
+        UserError: Some trials failed; the sentence names them. All others are there.
+    """
+    kept = {trial.key for trial in keep}
+    missing = {trial.key: trial for trial in trials if trial.load_record(folder) is None}
+    failures = []
+    if missing:
+        _check_data(trials[0].config, folder)
+        failures = _train_all(list(missing.values()), folder, jobs=jobs, kept=kept)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(missing)} trainings failed; mend what they say, and the same command goes on "
+            f"with them: {' | '.join(failures)}"
+        )
+    records = [trial.load_record(folder) for trial in trials]
+    assert None not in records
+    return [record for record in records if record is not None]
+
+
+def _check_data(config: Config, folder: Path) -> None:
+    """Reads all pictures once, rather than once for each training."""
+    with user_errors():
+        for split in (config.data.train_split, config.data.val_split):
+            dataset = create_dataset(config.data, split)
+            check_before_training(
+                dataset, split=split, folder=folder, on_error=config.data.on_error, num_workers=config.data.num_workers
+            )
+
+
+def _train_all(trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[str]) -> list[str]:
+    """Trains; gives a sentence for each that failed."""
+    failures = []
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, context, _start_worker, (threads,)) as pool, tqdm(total=len(trials)) as bar:
+        futures: dict[Future[Record], Trial] = {
+            pool.submit(train_trial, trial, folder, keep=trial.key in kept): trial for trial in trials
+        }
+        try:
+            for future in as_completed(futures):
+                trial = futures[future]
+                where = f"{trial.contender} on {trial.config.model.encoder_name}, seed {trial.config.train.seed}"
+                if error := future.exception():
+                    failures.append(f"{where}: {error} (see {folder / RUNS / trial.key / LOG_FILE})")
+                    tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
+                else:
+                    tqdm.write(f"{where}: mIoU {_percent(future.result())}", file=sys.stderr)
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise UserError("Stopped; the same command goes on with the trainings that are missing.") from None
+    return failures
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def _percent(record: Record) -> str:
+    value = record.scores.mean_iou
+    return "unknown" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,70 @@
+"""The parts of MTA-CLIP, one by one: the steps of the ablation, as changes of one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trainers.config import Config
+
+Group = Literal["ladder", "contrastive mode", "temperature", "text positions", "text"]
+FULL = "mask-text decoder + contrastive"
+"""The configuration as it is given: all parts, with a bank of ready embeddings."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A variant of the model.
+
+    Attributes:
+        group: what it is compared within; the first of a group is what the others are compared with.
+        name: of the variant, once in a group.
+        model: options of the model that differ.
+        loss: options of the loss that differ.
+    """
+
+    group: Group
+    name: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+
+    def applied_to(self, config: Config) -> Config:
+        """The configuration with the rung's options."""
+        return replace(config, model=replace(config.model, **self.model), loss=replace(config.loss, **self.loss))
+
+
+def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
+    """The rungs that ready embeddings are enough for.
+
+    Args:
+        banks: files of text to compare by name, beside that of the configuration.
+    """
+    return [
+        Rung("ladder", "no text", {"text_encoder": None}),
+        Rung("ladder", "mask-text decoder", loss={"contrastive_weight": 0.0}),
+        Rung("ladder", FULL),
+        Rung("temperature", "learned, from 0.07"),
+        Rung("temperature", "1, fixed", {"temperature": 1.0, "learn_temperature": False}),
+        Rung("text positions", "one a prompt"),
+        Rung("text positions", "one a token", {"text_positions": "token"}),
+        Rung("text", "real bank"),
+        *(Rung("text", name, {"text_embeddings": str(path)}) for name, path in banks.items()),
+    ]
+
+
+def prompt_rungs(tower: Mapping[str, Any], prompts: Sequence[int]) -> list[Rung]:
+    """The rungs that learn prompts through a text tower.
+
+    Args:
+        tower: options of the model that name the tower.
+        prompts: numbers of contexts P, of which the middle one is compared in all modes.
+    """
+    middle = {**tower, "num_prompts": prompts[len(prompts) // 2] if 3 not in prompts else 3}
+    return [
+        *(Rung("ladder", f"+ learned prompts, P={count}", {**tower, "num_prompts": count}) for count in prompts),
+        Rung("contrastive mode", "mixneg", middle),
+        Rung("contrastive mode", "separateneg", middle, {"contrastive_mode": "separateneg"}),
+        Rung("contrastive mode", "allpos", middle, {"contrastive_mode": "allpos"}),
+    ]

@@ -1,0 +1,188 @@
+"""A comparison from its trials to its pages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.comparison.class_groups import class_groups, images_with_class
+from benchmarks.comparison.costs import measure_costs
+from benchmarks.comparison.figures import accuracy_against, class_bars, contender_styles, curves, intervals
+from benchmarks.comparison.page import PageTable, write_page
+from benchmarks.comparison.plan import describe_plan, plan
+from benchmarks.comparison.pool import run_trials
+from benchmarks.comparison.records import Costs, Record, save_json
+from benchmarks.comparison.summary import Row, summarize
+from benchmarks.comparison.trials import Trial
+from benchmarks.markdown import versions
+from benchmarks.report import machine
+from trainers.assemble import create_dataset
+from trainers.config import Config
+from trainers.errors import UserError, user_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAIRED = (
+    "Mean difference in points over the seeds, which see the same crops in the same order, ± half of its 95 % interval "
+    "by Student's t."
+)
+
+
+class Study:
+    """Trains what is missing, and writes JSON, Markdown, HTML and figures into one folder.
+
+    Args:
+        name: of the files.
+        title: of the page.
+        config: that all trials derive from.
+        options: of the command line, see `benchmarks.comparison.options`.
+    """
+
+    def __init__(self, name: str, title: str, config: Config, options: Namespace) -> None:
+        self.name = name
+        self.title = title
+        self.config = config
+        self.options = options
+        self.folder: Path = options.output
+
+    @cached_property
+    def class_images(self) -> dict[str, int]:
+        """Number of training images that show each class, by its name."""
+        with user_errors():
+            dataset = create_dataset(self.config.data, self.config.data.train_split)
+            counts = images_with_class(dataset)
+        return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+
+    @cached_property
+    def class_groups(self) -> dict[str, list[str]]:
+        """Head, middle and tail of the classes."""
+        return class_groups(self.class_images)
+
+    def print_plan(self, trials: Sequence[Trial]) -> None:
+        """Prints what is missing and how long it would take."""
+        planned = plan(trials, self.folder)
+        print(describe_plan(planned, trials=len({trial.key for trial in trials}), jobs=self.options.jobs))
+
+    def run(self, trials: Sequence[Trial], *, keep: Sequence[Trial] = ()) -> list[Record]:
+        """The records of the trials, in their order; with ``--report`` only of those that are there.
+
+        Args:
+            trials: what to train.
+            keep: trials whose last checkpoints are kept.
+
+        Raises:
+            UserError: A training failed, or there is nothing to report.
+        """
+        if not self.options.report:
+            return run_trials(trials, self.folder, jobs=self.options.jobs, keep=keep)
+        records = [record for trial in trials if (record := trial.load_record(self.folder)) is not None]
+        if not records:
+            raise UserError(f"{self.folder} holds no record of these trainings; leave out --report to make them.")
+        missing = len(trials) - len(records)
+        if missing:
+            print(f"{missing} of {len(trials)} trainings are missing and left out.", file=sys.stderr)
+        return records
+
+    def costs(self, trials: Sequence[Trial]) -> dict[tuple[str, str], Costs]:
+        """What each contender costs on each encoder; measured once, those of an encoder in turn.
+
+        Raises:
+            UserError: See `measure_costs`.
+        """
+        firsts = {(trial.contender, trial.config.model.encoder_name): trial for trial in reversed(trials)}
+        costs = {}
+        for encoder in dict.fromkeys(encoder for _, encoder in firsts):
+            files = {
+                name: self.folder / "costs" / f"{trial.key}.json"
+                for (name, its), trial in firsts.items()
+                if its == encoder
+            }
+            if not all(file.exists() for file in files.values()):
+                configs = {name: firsts[name, encoder].config for name in files}
+                for name, measured in measure_costs(configs, rounds=self.options.rounds).items():
+                    save_json(measured, files[name])
+            costs |= {(name, encoder): Costs(**json.loads(file.read_text())) for name, file in files.items()}
+        return costs
+
+    def rows(self, records: Sequence[Record], costs: Mapping[tuple[str, str], Costs] | None = None) -> list[Row]:
+        """The records over their seeds."""
+        return summarize(records, groups=self.class_groups, costs=costs or {})
+
+    def write(self, groups: Mapping[str, Sequence[Row]], tables: Sequence[PageTable]) -> None:
+        """Writes all files, and prints the Markdown.
+
+        Args:
+            groups: what is drawn together, by title.
+            tables: of the page.
+        """
+        introduction = self._introduction()
+        figures = self._figures(groups)
+        write_page(
+            self.folder / f"{self.name}.html",
+            title=self.title,
+            introduction=introduction,
+            tables=tables,
+            figures=[(caption, figure) for _, caption, figure in figures],
+        )
+        for name, _, figure in figures:
+            figure.savefig(self.folder / f"{self.name}_{name}.png")
+        pictures = [f"![{caption}]({self.name}_{name}.png)" for name, caption, _ in figures]
+        page = "\n\n".join([f"# {self.title}", *introduction, *(each.to_markdown() for each in tables), *pictures])
+        (self.folder / f"{self.name}.md").write_text(page + "\n", encoding="utf-8")
+        numbers = {title: [asdict(row) for row in rows] for title, rows in groups.items()}
+        report = {"command": self._command(), "versions": versions(), "machine": machine(), "rows": numbers}
+        (self.folder / f"{self.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(page)
+
+    def _introduction(self) -> list[str]:
+        data, train = self.config.data, self.config.train
+        height, width = data.crop_size
+        where = ", ".join(f"{key} {value}" for key, value in machine().items())
+        groups = ", ".join(f"{group}: {len(names)}" for group, names in self.class_groups.items())
+        return [
+            f"Made by {self._command()} with {versions()}; {where}.",
+            f"Each training: {train.iterations} steps of {train.batch_size} crops of {height}x{width}, by the same "
+            "trainer, with the same data, order, augmentation, optimiser and learning rates. Scores are those after "
+            f"the last step, in % as mean ± standard deviation over the seeds. {groups} classes, thirds by the number "
+            "of training images that show them.",
+        ]
+
+    def _figures(self, groups: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, Figure]]:
+        """Name, caption and figure of all that there is to draw."""
+        styles = contender_styles([row for rows in groups.values() for row in rows])
+        drawn: list[tuple[str, str, Figure | None]] = []
+        for title, rows in groups.items():
+            name = title.replace(" ", "_")
+            drawn += [
+                (
+                    f"{name}_latency",
+                    f"{title}: mean IoU against latency",
+                    accuracy_against(rows, "latency", styles=styles),
+                ),
+                (
+                    f"{name}_parameters",
+                    f"{title}: mean IoU against parameters",
+                    accuracy_against(rows, "parameters", styles=styles),
+                ),
+                (f"{name}_seeds", f"{title}: mean IoU of each seed", intervals(rows, styles=styles)),
+                (f"{name}_curves", f"{title}: mean IoU of the validations", curves(rows, styles=styles)),
+            ]
+            first = [row for row in rows if row.encoder == rows[0].encoder]
+            drawn.append(
+                (
+                    f"{name}_classes",
+                    f"{title}: IoU of each class on {rows[0].encoder}",
+                    class_bars(first, styles=styles),
+                )
+            )
+        return [(name, caption, figure) for name, caption, figure in drawn if figure is not None]
+
+    def _command(self) -> str:
+        return f"python -m benchmarks.{self.name} {' '.join(self.options.given)}".strip()

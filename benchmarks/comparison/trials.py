@@ -1,0 +1,133 @@
+"""One training of a comparison, by the project's own trainer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+import benchmarks.denseclip  # noqa: F401  registers this peer, in whichever process trains it
+from benchmarks.comparison.records import Record, Scores, load_record, save_json
+from mtaclip_plugin.inference import Classification
+from trainers.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
+from trainers.config import Config
+from trainers.data.check import CHECKED_FILE
+from trainers.errors import UserError
+from trainers.evaluate import evaluate
+from trainers.logbook import LOG, SCORES
+from trainers.metrics import SegmentationScores
+from trainers.parsing import config_to_yaml
+from trainers.train import train
+
+RUNS, RECORDS = "runs", "records"
+LOG_FILE = "log.txt"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained, and with which seed.
+
+    Attributes:
+        contender: its name.
+        config: of the training; its seed is the trial's.
+        classifications: ways of naming the masks that the trained model is evaluated with, beside its own.
+    """
+
+    contender: str
+    config: Config
+    classifications: tuple[Classification, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names the training by all that its result depends on: equal trainings of two comparisons are one."""
+        train = replace(self.config.train, output="", resume="auto", overlays=0, checkpoint_every=None)
+        data = replace(self.config.data, root=None, num_workers=0)
+        text = config_to_yaml(replace(self.config, data=data, train=train))
+        return sha256(text.encode()).hexdigest()[:16]
+
+    def record_file(self, folder: Path) -> Path:
+        """Where its record is, once it is trained."""
+        return folder / RECORDS / f"{self.key}.json"
+
+    def load_record(self, folder: Path) -> Record | None:
+        """Its record under the trial's own name, or ``None`` if it lacks something that the trial asks for."""
+        path = self.record_file(folder)
+        record = load_record(path) if path.exists() else None
+        if record is None or not set(self.classifications) <= set(record.evaluations):
+            return None
+        return replace(record, contender=self.contender)
+
+
+def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
+    """Trains, or goes on where a training was cut off, and writes the record.
+
+    What the trainer prints goes to ``log.txt`` in the run's folder. Nothing of the result is chosen by its scores: it
+    is that of the last step.
+
+    Args:
+        trial: what to train.
+        folder: of the comparison.
+        keep: whether the last checkpoint is kept; the others never are.
+
+    Raises:
+        UserError: What the training says, or that it was asked to stop.
+    """
+    run = folder / RUNS / trial.key
+    run.mkdir(parents=True, exist_ok=True)
+    if (folder / CHECKED_FILE).exists():
+        shutil.copy(folder / CHECKED_FILE, run)  # the data were read before the first trial, once for all
+    config = replace(trial.config, train=replace(trial.config.train, output=str(run)))
+    with (run / LOG_FILE).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        train(config)
+        checkpoint = load_checkpoint(run / LAST)
+        if checkpoint.iteration < config.train.iterations:
+            raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
+        evaluations = {name: _evaluate(checkpoint, name) for name in trial.classifications}
+    assert checkpoint.validation.scores is not None
+    record = Record(
+        contender=trial.contender,
+        encoder=config.model.encoder_name,
+        seed=config.train.seed,
+        iterations=config.train.iterations,
+        scores=_named(checkpoint.validation.scores, checkpoint.class_names),
+        evaluations=evaluations,
+        curve=_curve(run / LOG),
+        config=config_to_yaml(replace(trial.config, train=replace(trial.config.train, output=""))),
+    )
+    _log_hyperparameters(record, run / LOG)
+    save_json(record, trial.record_file(folder))
+    for name in (BEST, PREVIOUS) if keep else (BEST, PREVIOUS, LAST):
+        (run / name).unlink(missing_ok=True)
+    return record
+
+
+def _evaluate(checkpoint: Checkpoint, classification: Classification) -> Scores:
+    scores = evaluate(
+        checkpoint, root=None, split=None, device=checkpoint.config.train.device, classification=classification
+    )
+    return _named(scores, checkpoint.class_names)
+
+
+def _named(scores: SegmentationScores, class_names: Sequence[str]) -> Scores:
+    content = scores.to_dict(class_names)
+    return Scores(content["mean_iou"], content["boundary_iou"], content["class_iou"])
+
+
+def _curve(log: Path) -> tuple[tuple[int, float], ...]:
+    """The validations, as TensorBoard's log has them."""
+    events = EventAccumulator(str(log)).Reload()
+    return tuple((event.step, event.value) for event in events.Scalars(f"{SCORES}/IoU, mean"))
+
+
+def _log_hyperparameters(record: Record, log: Path) -> None:
+    """Adds a line to TensorBoard's table of hyperparameters."""
+    named = {"contender": record.contender, "encoder": record.encoder, "seed": record.seed}
+    scores = {"mean IoU": record.scores.mean_iou, "boundary IoU": record.scores.boundary_iou}
+    with SummaryWriter(log) as writer:
+        writer.add_hparams(named, {name: value for name, value in scores.items() if value is not None}, run_name=".")

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation, backbones, shrink
+from benchmarks.comparison import pool
+from benchmarks.comparison.class_groups import class_groups, images_with_class
+from benchmarks.comparison.heads import with_encoder, with_head
+from benchmarks.comparison.records import Record, Scores, load_record, save_json
+from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
+from benchmarks.comparison.summary import Spread, summarize
+from benchmarks.comparison.tables import accuracy_table, difference_table, mean_lead
+from benchmarks.comparison.trials import Trial, train_trial
+from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
+from trainers.data.folder import FolderDataset
+from trainers.data.reading import read_ids, read_image
+from trainers.data.shapes import ShapesDataset
+from trainers.errors import UserError
+from trainers.parsing import config_from_yaml, parse_config
+
+QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
+
+
+def make_record(contender: str, seed: int, values: dict[str, float | None], *, encoder: str = "resnet18") -> Record:
+    known = [value for value in values.values() if value is not None]
+    scores = Scores(mean_iou=sum(known) / len(known), boundary_iou=0.1, class_iou=values)
+    return Record(contender, encoder, seed, 4, scores, {}, ((2, 0.1), (4, scores.mean_iou)), "")
+
+
+def test_spread_by_hand() -> None:
+    spread = Spread((0.50, 0.53, 0.56))
+    assert spread.mean == pytest.approx(0.53) and spread.deviation == pytest.approx(0.03)
+    # t(0.975, 2) = 4.3027
+    assert spread.half_interval == pytest.approx(4.3027 * 0.03 / math.sqrt(3), rel=1e-4)
+    assert str(spread) == "53.0 ± 3.0" and str(Spread((0.5,))) == "50.0"
+    assert spread.minus(Spread((0.49, 0.51, 0.53))).difference() == "+2.0 ± 2.5"
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        spread.minus(Spread((0.5,)))
+
+
+def test_rows_are_means_over_seeds_and_groups() -> None:
+    records = [
+        make_record("ours", 1, {"sky": 0.4, "cat": None, "dog": 0.2}),
+        make_record("ours", 0, {"sky": 0.8, "cat": None, "dog": 0.4}),
+        make_record("fpn", 0, {"sky": 0.5, "cat": None, "dog": 0.1}),
+        make_record("fpn", 1, {"sky": 0.3, "cat": None, "dog": 0.1}),
+    ]
+    ours, fpn = summarize(records, groups={"head": ["sky"], "tail": ["cat", "dog"]}, costs={})
+    assert ours.seeds == (0, 1) and ours.mean_iou.values == pytest.approx((0.6, 0.3))
+    assert ours.class_iou == pytest.approx({"sky": 0.6, "cat": None, "dog": 0.3})
+    assert ours.groups["tail"].values == pytest.approx((0.4, 0.2)) and fpn.groups["head"].mean == pytest.approx(0.4)
+    assert [point for point, _ in ours.curve] == [2, 4]
+    assert [value for _, value in ours.curve] == pytest.approx([0.1, 0.45])
+    assert mean_lead([ours, fpn], "ours") == pytest.approx({"fpn": 0.45 - 0.25})
+    assert "| resnet18 | **ours** |" not in accuracy_table("Heads", [ours, fpn]).to_markdown()
+    assert "**45.0 ± 21.2**" in accuracy_table("Heads", [ours, fpn]).to_markdown()
+    assert "| resnet18 | fpn | +20.0 ± 127.1 |" in difference_table("Ahead", [ours, fpn], "ours").to_markdown()
+
+
+def test_difference_leaves_out_what_has_other_seeds() -> None:
+    records = [make_record("ours", 0, {"sky": 0.4}), make_record("fpn", 1, {"sky": 0.5})]
+    assert difference_table("Ahead", summarize(records, groups={}, costs={}), "ours").rows == []
+
+
+def test_records_survive_their_file(tmp_path: Path) -> None:
+    record = replace(make_record("ours", 1, {"sky": 0.4, "cat": None}), evaluations={"text": Scores(0.1, None, {})})
+    save_json(record, tmp_path / "a" / "record.json")
+    assert load_record(tmp_path / "a" / "record.json") == record
+
+
+def test_key_names_what_the_result_depends_on() -> None:
+    config = parse_config([*TINY, *MTACLIP])
+    key = Trial("a", config).key
+    same = replace(config, data=replace(config.data, num_workers=2, root="elsewhere"))
+    assert Trial("b", replace(same, train=replace(config.train, output="other", overlays=0))).key == key
+    for changed in (
+        replace(config, train=replace(config.train, seed=1)),
+        replace(config, train=replace(config.train, iterations=5)),
+        replace(config, loss=replace(config.loss, contrastive_weight=0.0)),
+        with_encoder(config, "resnet34"),
+        with_head(config, "fpn"),
+        with_head(config, "mask2former"),
+    ):
+        assert Trial("a", changed).key != key
+
+
+def test_heads_change_the_model_alone() -> None:
+    config = parse_config([*TINY, *MTACLIP])
+    plain = with_head(config, "mask2former")
+    assert (plain.model.arch, plain.model.text_encoder) == ("mtaclip", None)
+    assert replace(plain, model=config.model) == config
+    assert with_encoder(config, "resnet50=imagenet").model.encoder_weights == "imagenet"
+    assert with_encoder(config, "mit_b0").model.encoder_weights is None
+    with pytest.raises(UserError, match="no head 'pspnet'; choose among mtaclip"):
+        with_head(config, "pspnet")  # type: ignore[arg-type]
+
+
+def test_thirds_of_classes() -> None:
+    images = {"a": 5, "b": 0, "c": 9, "d": 1, "e": 5}
+    assert class_groups(images) == {"head": ["c", "a"], "middle": ["e"], "tail": ["d"]}
+
+
+def test_images_with_class_are_counted() -> None:
+    dataset = ShapesDataset("train", size=32, length=5)
+    expected = np.zeros(len(dataset.class_names), dtype=np.int64)
+    for index in range(5):
+        for class_id in set(dataset[index].label.flatten().tolist()) - {255}:
+            expected[class_id] += 1
+    np.testing.assert_array_equal(images_with_class(dataset), expected)
+
+
+def test_rungs_differ_in_what_they_say() -> None:
+    config = parse_config([*TINY, *MTACLIP])
+    rungs = [*bank_rungs({"random": Path("random.safetensors")}), *prompt_rungs({"text_encoder": "RN50"}, [1, 2, 3, 5])]
+    assert len({rung.name for rung in rungs}) == len(rungs)
+    changed = {rung.name: rung.applied_to(config) for rung in rungs}
+    assert changed["no text"] == with_head(config, "mask2former")
+    assert changed["mask-text decoder"].loss.contrastive_weight == 0
+    assert changed["mask-text decoder + contrastive"] == changed["real bank"] == changed["one a prompt"] == config
+    assert changed["+ learned prompts, P=5"].model.num_prompts == 5
+    assert changed["mixneg"] == changed["+ learned prompts, P=3"]
+    assert changed["allpos"].loss.contrastive_mode == "allpos"
+    assert changed["random"].model.text_embeddings == "random.safetensors"
+
+
+def test_backbones_train_report_and_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--heads", "mtaclip,denseclip,fpn", "--seeds", "0,1", "--output", str(tmp_path), *QUICK]
+    backbones.main([*arguments, "--plan"])
+    assert "6 of 6 trainings are missing" in capsys.readouterr().out and not (tmp_path / "records").exists()
+    backbones.main(arguments)
+    page = (tmp_path / "backbones.md").read_text()
+    assert "| resnet18 | denseclip |" in page and "How far mtaclip is ahead" in page
+    assert (tmp_path / "backbones.html").read_text().count("<table") == 3
+    report = json.loads((tmp_path / "backbones.json").read_text())
+    rows = {row["contender"]: row for row in report["rows"]["heads"]}
+    assert rows["fpn"]["seeds"] == [0, 1] and len(rows["fpn"]["curve"]) == 2
+    assert rows["mtaclip"]["costs"]["encoder_parameters"] == rows["fpn"]["costs"]["encoder_parameters"]
+    assert all(value > 0 for row in rows.values() for value in row["costs"].values())
+    assert all(path.stat().st_size < 200_000 for path in tmp_path.glob("*.png"))
+    kept = list((tmp_path / "runs").glob("*/last.pt"))
+    assert len(kept) == 3 and not list((tmp_path / "runs").glob("*/best.pt"))
+
+    victim = next((tmp_path / "records").glob("*.json"))
+    before = victim.read_text()
+    victim.unlink()
+    trained = []
+    monkeypatch.setattr(pool, "_train_all", lambda trials, folder, **_: trained.extend(trials) or ["it was not mended"])
+    with pytest.raises(SystemExit):
+        backbones.main(arguments)
+    assert "1 of 1 trainings failed" in capsys.readouterr().err
+    assert [trial.record_file(tmp_path) for trial in trained] == [victim]
+    backbones.main([*arguments, "--report"])
+    assert "1 of 6 trainings are missing" in capsys.readouterr().err
+    # The same training gives the same scores again.
+    again = train_trial(trained[0], tmp_path, keep=False)
+    assert json.loads(before)["scores"]["class_iou"] == again.scores.class_iou
+    assert config_from_yaml(again.config).train.output == ""
+
+
+def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--seeds", "0", "--tower", "tiny-flat", "--prompts", "1,2", "--output", str(tmp_path), *QUICK]
+    ablation.main(options)
+    page = capsys.readouterr().out
+    for rung in ("no text", "+ learned prompts, P=2", "allpos", "1, fixed", "one a token", "shuffled", "random"):
+        assert f"| resnet18 | {rung} |" in page
+    for way in ("learned", "text", "ensemble"):
+        assert f"| resnet18 | {way} |" in page
+    # Rungs of equal options are one training.
+    assert len(list((tmp_path / "records").glob("*.json"))) == 11
+
+
+def test_a_failed_training_is_named_and_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--heads", "fpn,unet", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--data.crop_size=[31,32]"]
+    line = failure(backbones.main, [*arguments, "--encoders", "resnet18"], capsys)
+    assert "2 of 2 trainings failed" in line and "fpn on resnet18, seed 0" in line
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "sentence"),
+    [
+        (backbones, ["--seeds", ""], "--seeds names no seed"),
+        (backbones, ["--jobs", "0"], "--jobs and --rounds must be at least 1"),
+        (backbones, ["--heads", "pspnet"], "There is no head 'pspnet'"),
+        (backbones, ["--report"], "holds no record of these trainings"),
+        (ablation, ["--model.text_encoder", "null"], 'text_encoder "bank"'),
+        (backbones, ["--train.iterations", "many"], "many"),
+    ],
+)
+def test_bad_options_end_in_a_sentence(
+    program: object, arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TINY, *MTACLIP, "--output", str(tmp_path), *arguments]
+    assert sentence in failure(program.main, options, capsys)  # type: ignore[attr-defined]
+
+
+def test_shrink_halves_images_and_keeps_ids(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", labels=[0, 1])
+    shrink.main(["--root", str(tmp_path / "data"), "--output", str(tmp_path / "small")])
+    small = FolderDataset(tmp_path / "small", "train")
+    assert len(small) == 3 and small.class_names == ["sky", "road"]
+    assert small[0].image.shape == (3, 12, 20)
+    assert small[0].label.unique().tolist() == [0, 1]
+    large = read_ids(tmp_path / "data" / "annotations" / "train" / "0.png")
+    np.testing.assert_array_equal(small[0].label.numpy(), large[1::2, 1::2])
+    assert read_image(tmp_path / "small" / "images" / "train" / "0.png").dtype.itemsize == 1
+
+
+def test_shrink_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data", labels=[0, 1])
+    root = ["--root", str(tmp_path / "data")]
+    assert "exists already" in failure(shrink.main, [*root, "--output", str(tmp_path / "data")], capsys)
+    new = ["--output", str(tmp_path / "new")]
+    assert "--factor must be above 0" in failure(shrink.main, [*root, *new, "--factor", "2"], capsys)
+    assert "holds no images/SPLIT" in failure(shrink.main, ["--root", str(tmp_path / "none"), *new], capsys)
