@@ -162,8 +162,8 @@ def clip_bank(class_names: Sequence[str], folder: Path, *, template: ClipTemplat
     embeddings = load_embeddings(folder / CLIP_BANK_FILE.format(template=template))
     if embeddings.ndim != 2 or len(embeddings) != len(names):
         raise ValueError(
-            f"{folder} holds embeddings of shape {tuple(embeddings.shape)} for {len(names)} names; take files of one row "
-            "for each name"
+            f"{folder} holds embeddings of shape {tuple(embeddings.shape)} for {len(names)} names; take files with one "
+            "row for each name"
         )
     return F.normalize(embeddings[[names.index(name) for name in known_as]], dim=-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,13 @@ from mtaclip_plugin.arguments import check_choice, check_images, check_positive
 from mtaclip_plugin.classes import TextGuidedModel
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
-from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
+from mtaclip_plugin.decoder.pixel_decoder import PixelDecoderName, build_pixel_decoder
 from mtaclip_plugin.dpt_encoder import encode
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
 from mtaclip_plugin.inference import Classification, semantic_labels, semantic_logits
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text import EmbeddingBank, PromptLearner, TextTower, check_class_names, load_embeddings
 from mtaclip_plugin.text.bank import check_bank_shape
-
-PixelDecoderName = Literal["deformable", "fpn"]
 
 
 class MTACLIP(TextGuidedModel):
@@ -60,7 +58,8 @@ class MTACLIP(TextGuidedModel):
         num_prompts: contexts P; a bank has its own.
         context_length: learned tokens L of a context.
         decoder_channels: width D, a multiple of 64 and of ``num_heads``.
-        pixel_decoder: ``"deformable"`` attention, or a lighter ``"fpn"``.
+        pixel_decoder: ``"deformable"`` attention, a lighter ``"fpn"``, or ``"semantic_fpn"``, which learns sooner from
+            few images.
         pixel_decoder_layers: deformable attention layers.
         pixel_decoder_ffn: hidden width of the pixel decoder's feed-forward networks.
         decoder_layers: mask-text decoder layers.
@@ -181,9 +180,8 @@ class MTACLIP(TextGuidedModel):
         pyramid = StridePyramid(maps, decoder_channels)
         self.decoder = MTACLIPDecoder(
             pyramid,
-            FPNPixelDecoder(pyramid.channels, decoder_channels)
-            if pixel_decoder == "fpn"
-            else DeformablePixelDecoder(
+            build_pixel_decoder(
+                pixel_decoder,
                 pyramid.channels,
                 decoder_channels,
                 num_layers=pixel_decoder_layers,

@@ -100,8 +100,8 @@ class ModelConfig:
     """Mask queries Q."""
     decoder_channels: int = 128
     """Width D of both decoders."""
-    pixel_decoder: Literal["deformable", "fpn"] = "fpn"
-    """How the encoder's maps are merged."""
+    pixel_decoder: Literal["deformable", "fpn", "semantic_fpn"] = "fpn"
+    """How the encoder's maps are merged; semantic_fpn learns soonest from few images."""
     pixel_decoder_layers: int = 2
     """Layers of the deformable pixel decoder."""
     pixel_decoder_ffn: int = 512

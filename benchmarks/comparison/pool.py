@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
+from threading import Thread
 
 import torch
 from tqdm import tqdm
@@ -88,6 +89,18 @@ def _train_all(trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[st
 
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, or it would train on beside the next command's.
+
+    What it has saved is whole: a checkpoint is either the old or the new one.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _percent(record: Record) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.comparison.class_groups import class_groups, images_with_class
 from benchmarks.comparison.costs import measure_costs
-from benchmarks.comparison.figures import accuracy_against, class_bars, contender_styles, curves, intervals
+from benchmarks.comparison.figures import accuracy_against, class_bars, contender_styles, curves, intervals, save_png
 from benchmarks.comparison.page import PageTable, write_page
 from benchmarks.comparison.plan import describe_plan, plan
 from benchmarks.comparison.pool import run_trials
@@ -132,7 +132,7 @@ class Study:
             figures=[(caption, figure) for _, caption, figure in figures],
         )
         for name, _, figure in figures:
-            figure.savefig(self.folder / f"{self.name}_{name}.png")
+            save_png(figure, self.folder / f"{self.name}_{name}.png")
         pictures = [f"![{caption}]({self.name}_{name}.png)" for name, caption, _ in figures]
         page = "\n\n".join([f"# {self.title}", *introduction, *(each.to_markdown() for each in tables), *pictures])
         (self.folder / f"{self.name}.md").write_text(page + "\n", encoding="utf-8")

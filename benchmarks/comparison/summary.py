@@ -29,8 +29,9 @@ class Spread:
 
     @property
     def deviation(self) -> float:
-        """Their sample standard deviation; NaN of a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+        """Their sample standard deviation; NaN of a single one, or where one is NaN."""
+        known = len(self.values) > 1 and not any(math.isnan(value) for value in self.values)
+        return statistics.stdev(self.values) if known else math.nan
 
     @property
     def half_interval(self) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.heads import TokenPrediction
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
-from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
+from mtaclip_plugin.decoder.pixel_decoder import PixelDecoder
 from mtaclip_plugin.encoders import StridePyramid
 
 
@@ -24,7 +24,7 @@ class MTACLIPDecoder(nn.Module):
     def __init__(
         self,
         pyramid: StridePyramid,
-        pixel_decoder: DeformablePixelDecoder | FPNPixelDecoder,
+        pixel_decoder: PixelDecoder,
         mask_text_decoder: MaskTextDecoder,
     ) -> None:
         super().__init__()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.fpn.decoder import SegmentationBlock
 from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.deformable_attention import DeformableAttention
@@ -14,6 +16,8 @@ from mtaclip_plugin.decoder.layers import feedforward
 from mtaclip_plugin.decoder.positions import LevelShapes, cell_centers, sine_positions
 from mtaclip_plugin.decoder.recompute import recomputed
 from mtaclip_plugin.encoders import GROUPS
+
+PixelDecoderName = Literal["deformable", "fpn", "semantic_fpn"]
 
 
 @dataclass(frozen=True)
@@ -152,3 +156,63 @@ class FPNPixelDecoder(nn.Module):
             maps.append(output(projected))
         stride_32, stride_16, stride_8, stride_4 = maps
         return PixelFeatures(self.mask_projection(stride_4), (stride_32, stride_16, stride_8))
+
+
+class SemanticFPNPixelDecoder(nn.Module):
+    """The pyramid and the semantic branch of Panoptic FPN (Kirillov et al.), as smp's ``FPN`` has them.
+
+    Every level has convolutions of its own on its way to stride 4, where they are summed to the mask features: context
+    reaches them sooner than through one path from level to level, which counts where a training is short. Not the
+    paper's way.
+
+    Args:
+        in_channels: channels of the encoder's maps at strides 4, 8, 16 and 32.
+        channels: width D of everything it gives, a multiple of 32.
+        pyramid_channels: width of the pyramid, as in smp.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, pyramid_channels: int = 256) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, pyramid_channels, 1) for c in reversed(in_channels))
+        self.branches = nn.ModuleList(
+            SegmentationBlock(pyramid_channels, channels, n_upsamples=doublings)
+            for doublings in reversed(range(len(in_channels)))
+        )
+        self.memory_projections = nn.ModuleList(nn.Conv2d(pyramid_channels, channels, 1) for _ in in_channels[1:])
+        self.mask_projection = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> PixelFeatures:
+        """Maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32 to ``PixelFeatures``."""
+        maps: list[Tensor] = []
+        for lateral, feature in zip(self.laterals, reversed(features), strict=True):
+            projected = lateral(feature)
+            if maps:
+                projected = projected + F.interpolate(maps[-1], size=projected.shape[-2:], mode="nearest")
+            maps.append(projected)
+        # Images are padded to multiples of 32, so all branches end at the size of stride 4.
+        merged = torch.stack([branch(level) for branch, level in zip(self.branches, maps, strict=True)]).sum(0)
+        stride_32, stride_16, stride_8 = (
+            project(level) for project, level in zip(self.memory_projections, maps[:3], strict=True)
+        )
+        return PixelFeatures(self.mask_projection(merged), (stride_32, stride_16, stride_8))
+
+
+PixelDecoder = DeformablePixelDecoder | FPNPixelDecoder | SemanticFPNPixelDecoder
+
+
+def build_pixel_decoder(
+    name: PixelDecoderName, in_channels: Sequence[int], channels: int, **options: int
+) -> PixelDecoder:
+    """Builds the pixel decoder of a name.
+
+    Args:
+        name: which.
+        in_channels: channels of the encoder's maps at strides 4, 8, 16 and 32.
+        channels: width D.
+        **options: those of the deformable one alone.
+    """
+    if name == "fpn":
+        return FPNPixelDecoder(in_channels, channels)
+    if name == "semantic_fpn":
+        return SemanticFPNPixelDecoder(in_channels, channels)
+    return DeformablePixelDecoder(in_channels, channels, **options)

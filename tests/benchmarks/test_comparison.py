@@ -39,6 +39,7 @@ def test_spread_by_hand() -> None:
     # t(0.975, 2) = 4.3027
     assert spread.half_interval == pytest.approx(4.3027 * 0.03 / math.sqrt(3), rel=1e-4)
     assert str(spread) == "53.0 ± 3.0" and str(Spread((0.5,))) == "50.0"
+    assert math.isnan(Spread((math.nan, 0.4)).deviation)
     assert spread.minus(Spread((0.49, 0.51, 0.53))).difference() == "+2.0 ± 2.5"
     with pytest.raises(ValueError, match=r"shorter|longer"):
         spread.minus(Spread((0.5,)))
