@@ -1,5 +1,7 @@
 """Banks of text embeddings that differ in what they know of the classes, for the ablation of the text's part.
 
+``python -m benchmarks.text_sources --clip_text DIR --classes FILE --output FILE`` writes one of CLIP's.
+
 A bank with its rows dealt out anew has the same rows, but tells nothing true of a class; a random one tells nothing at
 all; one of CLIP's own embeddings knows what the classes look like. CLIP's are those of the 171 names of COCO-Stuff,
 from a folder with their list and one array for each template, rows in the order of the list.
@@ -8,6 +10,7 @@ from a folder with their list and one array for each template, rows in the order
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
 from trainers.data.folder import read_class_names
+from trainers.errors import main_guard, user_errors
 
 ClipTemplate = Literal["single", "ensemble"]
 
@@ -170,3 +174,23 @@ def clip_bank(class_names: Sequence[str], folder: Path, *, template: ClipTemplat
 
 def _translated(class_names: Sequence[str], table: dict[str, str], known: set[str]) -> dict[str, str]:
     return {name: table[name] for name in class_names if name not in known and table.get(name) in known}
+
+
+@main_guard
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options (default: the command line) and writes a bank of CLIP's embeddings."""
+    parser = ArgumentParser(prog="python -m benchmarks.text_sources", description="Writes CLIP's text for classes.")
+    parser.add_argument("--clip_text", type=Path, required=True, help=f"Folder with {CLIP_NAMES_FILE} and the arrays.")
+    parser.add_argument("--classes", type=Path, required=True, help="File with one class name a line.")
+    parser.add_argument("--output", type=Path, required=True, help="The .safetensors file to write.")
+    options = parser.parse_args(arguments)
+    with user_errors():
+        class_names = read_class_names(options.classes)
+        embeddings = clip_bank(class_names, options.clip_text)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_bank(options.output, embeddings, class_names, "CLIP ViT-B/16, names of COCO-Stuff")
+    print(f"wrote {tuple(embeddings.shape)} embeddings to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,12 +16,13 @@ import benchmarks.denseclip  # noqa: F401  registers this peer, in whichever pro
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from mtaclip_plugin.inference import Classification
 from trainers.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
-from trainers.config import Config
+from trainers.config import Config, LossConfig, ModelConfig
 from trainers.data.check import CHECKED_FILE
 from trainers.errors import UserError
 from trainers.evaluate import evaluate
 from trainers.logbook import LOG, SCORES
 from trainers.metrics import SegmentationScores
+from trainers.models import is_mtaclip, text_options
 from trainers.parsing import config_to_yaml
 from trainers.train import train
 
@@ -48,7 +49,10 @@ class Trial:
         """Names the training by all that its result depends on: equal trainings of two comparisons are one."""
         train = replace(self.config.train, output="", resume="auto", overlays=0, checkpoint_every=None)
         data = replace(self.config.data, root=None, num_workers=0)
-        text = config_to_yaml(replace(self.config, data=data, train=train))
+        relevant = replace(self.config, data=data, train=train, model=_read_options(self.config.model))
+        if not is_mtaclip(self.config.model.arch):
+            relevant = replace(relevant, loss=LossConfig())
+        text = config_to_yaml(relevant)
         return sha256(text.encode()).hexdigest()[:16]
 
     def record_file(self, folder: Path) -> Path:
@@ -62,6 +66,12 @@ class Trial:
         if record is None or not set(self.classifications) <= set(record.evaluations):
             return None
         return replace(record, contender=self.contender)
+
+
+def _read_options(model: ModelConfig) -> ModelConfig:
+    """The options of a model that its architecture reads; the others are as by default."""
+    read = {"arch", "encoder_name", "encoder_weights", *text_options(model.arch)}
+    return ModelConfig(**{name: value for name, value in vars(model).items() if name in read})
 
 
 def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:

@@ -154,8 +154,8 @@ class HungarianMatcher(nn.Module):
 class ClassMatcher(nn.Module):
     """Assigns the mask of class k query k, whatever is predicted.
 
-    Not the paper's way: no query has to find out which class it is for, so masks are sooner learnt where classes are few
-    and a query for each is affordable.
+    Not the paper's way: no query has to find out which class it is for, so masks are sooner learnt, where classes are
+    few and a query for each is affordable.
     """
 
     @torch.no_grad()

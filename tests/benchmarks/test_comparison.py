@@ -11,7 +11,7 @@ import pytest
 from benchmarks import ablation, backbones, shrink
 from benchmarks.comparison import pool
 from benchmarks.comparison.class_groups import class_groups, images_with_class
-from benchmarks.comparison.heads import with_encoder, with_head
+from benchmarks.comparison.heads import HEADS, with_encoder, with_head
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
 from benchmarks.comparison.summary import Spread, summarize
@@ -89,6 +89,20 @@ def test_key_names_what_the_result_depends_on() -> None:
         with_head(config, "mask2former"),
     ):
         assert Trial("a", changed).key != key
+
+
+def test_key_of_a_peer_does_not_depend_on_options_that_it_does_not_read() -> None:
+    config = parse_config([*TINY, *MTACLIP])
+    tuned = replace(
+        config, model=replace(config.model, num_queries=9), loss=replace(config.loss, assignment="by_class")
+    )
+    for head in HEADS:
+        ours = head in ("mtaclip", "mask2former")
+        same = Trial(head, with_head(config, head)).key == Trial(head, with_head(tuned, head)).key
+        assert same is not ours
+    other_text = replace(config, model=replace(config.model, text_embeddings="other.safetensors"))
+    keys = {Trial("a", with_head(changed, "denseclip")).key for changed in (config, other_text)}
+    assert len(keys) == 2
 
 
 def test_heads_change_the_model_alone() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import text_sources
 from benchmarks.text_sources import (
     CLIP_BANK_FILE,
     CLIP_NAMES_FILE,
@@ -19,6 +20,7 @@ from benchmarks.text_sources import (
     write_bank,
 )
 from mtaclip_plugin.text.vocabularies import vocabulary
+from tests.trainers.tiny_runs import failure
 from trainers.data.text_bank import load_text_bank
 
 COCO_STUFF = [
@@ -137,3 +139,13 @@ def test_no_name_is_both_the_same_thing_and_only_near() -> None:
     assert not set(SAME_THING) & set(ONLY_NEAR)
     names = [*SAME_THING.values(), *ONLY_NEAR.values()]
     assert len(set(names)) == len(names) and set(names) <= set(vocabulary("coco_stuff"))
+
+
+def test_the_program_writes_a_bank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classes, output = tmp_path / "classes.txt", tmp_path / "new" / "clip.safetensors"
+    classes.write_text("sky\ncar\n")
+    text_sources.main(["--clip_text", str(folder), "--classes", str(classes), "--output", str(output)])
+    torch.testing.assert_close(load_text_bank(output, ["sky", "car"]), clip_bank(["sky", "car"], folder))
+    classes.write_text("sky\nskin\n")
+    options = ["--clip_text", str(folder), "--classes", str(classes), "--output", str(output)]
+    assert "skin" in failure(text_sources.main, options, capsys)
