@@ -172,11 +172,11 @@ def _match(
     with torch.no_grad():
         logits = sample_features(prediction.mask_logits[image, :num_queries], points[image])
         sampled = sample_labels(targets.label_map, points[image], ids, image=image, ignore_index=targets.ignore_index)
-        matcher = criterion.matcher
+        # The criterion's weights are those of its matcher's costs.
         cost = (
-            -matcher.class_cost * prediction.class_logits[here].softmax(-1)[:, ids[0]]
-            + matcher.mask_cost * pairwise_mask_bce(logits, sampled.targets, sampled.valid)[0]
-            + matcher.dice_cost * pairwise_mask_dice(logits, sampled.targets, sampled.valid)[0]
+            -criterion.class_weight * prediction.class_logits[here].softmax(-1)[:, ids[0]]
+            + criterion.mask_weight * pairwise_mask_bce(logits, sampled.targets, sampled.valid)[0]
+            + criterion.dice_weight * pairwise_mask_dice(logits, sampled.targets, sampled.valid)[0]
         )
     queries: list[int] = linear_sum_assignment(cost.T.cpu().numpy())[1].tolist()
     return queries

@@ -97,7 +97,7 @@ class Study:
             UserError: See `measure_costs`.
         """
         firsts = {(trial.contender, trial.config.model.encoder_name): trial for trial in reversed(trials)}
-        costs = {}
+        costs: dict[tuple[str, str], Costs] = {}
         for encoder in dict.fromkeys(encoder for _, encoder in firsts):
             files = {
                 name: self.folder / "costs" / f"{trial.key}.json"

@@ -98,7 +98,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
         checkpoint = load_checkpoint(run / LAST)
         if checkpoint.iteration < config.train.iterations:
             raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
-        evaluations = {name: _evaluate(checkpoint, name) for name in trial.classifications}
+        evaluations: dict[str, Scores] = {name: _evaluate(checkpoint, name) for name in trial.classifications}
     assert checkpoint.validation.scores is not None
     record = Record(
         contender=trial.contender,
