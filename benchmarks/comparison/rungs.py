@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from trainers.config import Config
 
-Group = Literal["ladder", "contrastive mode", "temperature", "text positions", "text"]
+Group = Literal["ladder", "contrastive mode", "temperature", "text positions", "text", "small data"]
 FULL = "mask-text decoder + contrastive"
 """The configuration as it is given: all parts, with a bank of ready embeddings."""
 
@@ -51,6 +51,10 @@ def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
         Rung("text positions", "one a token", {"text_positions": "token"}),
         Rung("text", "real bank"),
         *(Rung("text", name, {"text_embeddings": str(path)}) for name, path in banks.items()),
+        Rung("small data", "as configured"),
+        Rung("small data", "Hungarian assignment", loss={"assignment": "hungarian"}),
+        Rung("small data", "Hungarian assignment, 50 queries", {"num_queries": 50}, {"assignment": "hungarian"}),
+        Rung("small data", "pixel decoder fpn", {"pixel_decoder": "fpn"}),
     ]
 
 

@@ -68,7 +68,7 @@ def accuracy_table(title: str, rows: Sequence[Row], *, note: str = "") -> PageTa
 
 
 def difference_table(title: str, rows: Sequence[Row], reference: str, *, note: str = "") -> PageTable:
-    """How far a contender is ahead of each other one on the same encoder and seeds, with intervals.
+    """How far a contender is ahead of each other one on the same encoder and seeds, with intervals; then on average.
 
     Args:
         title: of the table.
@@ -98,6 +98,11 @@ def difference_table(title: str, rows: Sequence[Row], reference: str, *, note: s
         ]
         for its, row in pairs
     ]
+    for contender in dict.fromkeys(row.contender for _, row in pairs):
+        own = [(its, row) for its, row in pairs if row.contender == contender]
+        if len(own) > 1 and len({row.seeds for _, row in own}) == 1:
+            means = [_mean([of(its).minus(of(row)) for its, row in own]) for of in measures.values()]
+            cells.append([PageCell(f"mean of {len(own)}"), PageCell(contender), *map(_difference, means)])
     return PageTable(title, columns, cells, note)
 
 
@@ -125,14 +130,9 @@ def class_table(title: str, rows: Sequence[Row], *, images: Mapping[str, int]) -
     return PageTable(title, columns, cells, "IoU in %, mean over the seeds; a dash where the class occurs nowhere.")
 
 
-def mean_lead(rows: Sequence[Row], reference: str) -> dict[str, float]:
-    """By how much a contender is ahead of each other one in mean IoU, over the encoders that both have, in [-1, 1]."""
-    of_reference = {row.encoder: row.mean_iou.mean for row in rows if row.contender == reference}
-    leads: dict[str, list[float]] = {}
-    for row in rows:
-        if row.contender != reference and row.encoder in of_reference:
-            leads.setdefault(row.contender, []).append(of_reference[row.encoder] - row.mean_iou.mean)
-    return {contender: statistics.fmean(values) for contender, values in leads.items()}
+def _mean(spreads: Sequence[Spread]) -> Spread:
+    """Mean of each seed over several numbers of it."""
+    return Spread(tuple(statistics.fmean(of_seed) for of_seed in zip(*(each.values for each in spreads), strict=True)))
 
 
 def _spread(spread: Spread) -> PageCell:

@@ -2,6 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +21,7 @@ from benchmarks.comparison.heads import HEADS, with_encoder, with_head
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
 from benchmarks.comparison.summary import Spread, summarize
-from benchmarks.comparison.tables import accuracy_table, difference_table, mean_lead
+from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import Trial, train_trial
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
 from trainers.data.folder import FolderDataset
@@ -58,10 +64,22 @@ def test_rows_are_means_over_seeds_and_groups() -> None:
     assert ours.groups["tail"].values == pytest.approx((0.4, 0.2)) and fpn.groups["head"].mean == pytest.approx(0.4)
     assert [point for point, _ in ours.curve] == [2, 4]
     assert [value for _, value in ours.curve] == pytest.approx([0.1, 0.45])
-    assert mean_lead([ours, fpn], "ours") == pytest.approx({"fpn": 0.45 - 0.25})
     assert "| resnet18 | **ours** |" not in accuracy_table("Heads", [ours, fpn]).to_markdown()
     assert "**45.0 ± 21.2**" in accuracy_table("Heads", [ours, fpn]).to_markdown()
     assert "| resnet18 | fpn | +20.0 ± 127.1 |" in difference_table("Ahead", [ours, fpn], "ours").to_markdown()
+
+
+def test_differences_are_averaged_over_encoders() -> None:
+    records = [
+        make_record(contender, seed, {"sky": value + seed / 100}, encoder=encoder)
+        for contender, encoder, value in (
+            ("ours", "a", 0.5), ("fpn", "a", 0.4), ("ours", "b", 0.3), ("fpn", "b", 0.35), ("unet", "b", 0.1),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    page = difference_table("Ahead", summarize(records, groups={}, costs={}), "ours").to_markdown()
+    assert "| a | fpn | +10.0 ± 0.0 |" in page and "| b | fpn | -5.0 ± 0.0 |" in page
+    assert "| mean of 2 | fpn | +2.5 ± 0.0 |" in page and "| unet |" in page and "of 1" not in page
 
 
 def test_difference_leaves_out_what_has_other_seeds() -> None:
@@ -189,7 +207,7 @@ def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixtur
     for way in ("learned", "text", "ensemble"):
         assert f"| resnet18 | {way} |" in page
     # Rungs of equal options are one training.
-    assert len(list((tmp_path / "records").glob("*.json"))) == 11
+    assert len(list((tmp_path / "records").glob("*.json"))) == 12
 
 
 def test_a_failed_training_is_named_and_does_not_stop_the_others(
@@ -198,6 +216,36 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
     arguments = ["--heads", "fpn,unet", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--data.crop_size=[31,32]"]
     line = failure(backbones.main, [*arguments, "--encoders", "resnet18"], capsys)
     assert "2 of 2 trainings failed" in line and "fpn on resnet18, seed 0" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_no_training_outlives_a_killed_comparison(tmp_path: Path) -> None:
+    options = ["--heads", "fpn", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--iterations", "100000"]
+    program = subprocess.Popen([sys.executable, "-m", "benchmarks.backbones", *options], start_new_session=True)
+    try:
+        wait_until(lambda: any((tmp_path / "runs").glob("*/config.yaml")), seconds=120)
+        program.kill()
+        program.wait()
+        wait_until(lambda: not group_lives(program.pid), seconds=30)
+    finally:
+        if group_lives(program.pid):
+            os.killpg(program.pid, signal.SIGKILL)
+
+
+def group_lives(leader: int) -> bool:
+    """Whether any process of a group is there."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
