@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from benchmarks.comparison.options import comma_separated, comparison_parser, parse_comparison
 from benchmarks.comparison.records import Record
-from benchmarks.comparison.rungs import FULL, Rung, bank_rungs, prompt_rungs
+from benchmarks.comparison.rungs import FULL, bank_rungs, prompt_rungs
 from benchmarks.comparison.study import PAIRED, Study
 from benchmarks.comparison.summary import Row
 from benchmarks.comparison.tables import accuracy_table, difference_table
-from benchmarks.comparison.trials import Trial
+from benchmarks.comparison.trials import CLASSIFICATIONS, Trial
 from benchmarks.text_sources import random_bank, shuffled, write_bank
-from mtaclip_plugin.inference import Classification
 from trainers.assemble import bank_file, create_dataset
 from trainers.config import Config
 from trainers.data.text_bank import load_text_bank
@@ -23,19 +21,6 @@ from trainers.errors import UserError, main_guard, user_errors
 
 CONTROL_SEED = 0
 """Of the order of shuffled rows, and of random ones: all trainings of a rung have the same text."""
-CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
-
-
-def create_trials(rungs: Sequence[Rung], config: Config, seeds: Sequence[int]) -> dict[Rung, list[Trial]]:
-    """The trainings of each rung, one a seed; that of all parts is evaluated with every classification."""
-    trials = {}
-    for rung in rungs:
-        changed = rung.applied_to(config)
-        ways = CLASSIFICATIONS if changed == config else ()
-        trials[rung] = [
-            Trial(rung.name, replace(changed, train=replace(changed.train, seed=seed)), ways) for seed in seeds
-        ]
-    return trials
 
 
 def write_controls(config: Config, folder: Path) -> dict[str, Path]:
@@ -58,11 +43,9 @@ def write_controls(config: Config, folder: Path) -> dict[str, Path]:
 def classification_records(records: Sequence[Record]) -> list[Record]:
     """The records of all parts as one for each way of naming the masks."""
     return [
-        replace(record, contender=way, scores=scores)
+        replace(record, contender=way, scores=record.evaluations[way], curve=())
         for way in CLASSIFICATIONS
         for record in records
-        for name, scores in record.evaluations.items()
-        if name == way
     ]
 
 
@@ -78,23 +61,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.model.text_encoder != "bank":
         raise UserError('The ablation starts from ready embeddings; give it a configuration with text_encoder "bank".')
     banks = {name: Path(file) for name, _, file in (bank.partition("=") for bank in options.banks)}
+    if unnamed := [name for name, file in banks.items() if file == Path()]:
+        raise UserError(f"--banks {unnamed[0]} lacks a name or a file; write NAME=FILE.")
     banks |= write_controls(config, options.output / "banks")
     rungs = bank_rungs(banks)
     if options.tower:
         tower = {"text_encoder": options.tower, "text_pretrained": options.tower_pretrained}
         rungs += prompt_rungs(tower, [int(count) for count in options.prompts])
-    trials = create_trials(rungs, config, options.seeds)
+    trials = [
+        Trial(rung.name, rung.applied_to(replace(config, train=replace(config.train, seed=seed))))
+        for rung in rungs
+        for seed in options.seeds
+    ]
     study = Study("ablation", "The parts of MTA-CLIP", config, options)
-    every = [trial for of_rung in trials.values() for trial in of_rung]
     if options.plan:
-        study.print_plan(every)
+        study.print_plan(trials)
         return
-    records = study.run(every)
+    records = study.run(trials)
     groups: dict[str, list[Row]] = {}
     for group in dict.fromkeys(rung.group for rung in rungs):
         names = {rung.name for rung in rungs if rung.group == group}
         groups[group] = study.rows([record for record in records if record.contender in names])
-    groups["classification"] = study.rows(classification_records([r for r in records if r.contender == FULL]))
+    of_all_parts = [record for record in records if record.contender == FULL]
+    groups["classification"] = study.rows(classification_records(of_all_parts))
+    groups = {title: rows for title, rows in groups.items() if rows}
     tables = []
     for title, rows in groups.items():
         tables.append(accuracy_table(title.capitalize(), rows))

@@ -63,12 +63,12 @@ def prompt_rungs(tower: Mapping[str, Any], prompts: Sequence[int]) -> list[Rung]
 
     Args:
         tower: options of the model that name the tower.
-        prompts: numbers of contexts P, of which the middle one is compared in all modes.
+        prompts: numbers of contexts P; all modes are compared with 3 of them, the paper's number.
     """
-    middle = {**tower, "num_prompts": prompts[len(prompts) // 2] if 3 not in prompts else 3}
+    of_three = {**tower, "num_prompts": 3}
     return [
         *(Rung("ladder", f"+ learned prompts, P={count}", {**tower, "num_prompts": count}) for count in prompts),
-        Rung("contrastive mode", "mixneg", middle),
-        Rung("contrastive mode", "separateneg", middle, {"contrastive_mode": "separateneg"}),
-        Rung("contrastive mode", "allpos", middle, {"contrastive_mode": "allpos"}),
+        Rung("contrastive mode", "mixneg", of_three),
+        Rung("contrastive mode", "separateneg", of_three, {"contrastive_mode": "separateneg"}),
+        Rung("contrastive mode", "allpos", of_three, {"contrastive_mode": "allpos"}),
     ]

@@ -8,6 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -28,6 +29,7 @@ from trainers.train import train
 
 RUNS, RECORDS = "runs", "records"
 LOG_FILE = "log.txt"
+CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,10 @@ class Trial:
     Attributes:
         contender: its name.
         config: of the training; its seed is the trial's.
-        classifications: ways of naming the masks that the trained model is evaluated with, beside its own.
     """
 
     contender: str
     config: Config
-    classifications: tuple[Classification, ...] = ()
 
     @property
     def key(self) -> str:
@@ -60,12 +60,9 @@ class Trial:
         return folder / RECORDS / f"{self.key}.json"
 
     def load_record(self, folder: Path) -> Record | None:
-        """Its record under the trial's own name, or ``None`` if it lacks something that the trial asks for."""
+        """Its record under the trial's own name, or ``None`` where there is none."""
         path = self.record_file(folder)
-        record = load_record(path) if path.exists() else None
-        if record is None or not set(self.classifications) <= set(record.evaluations):
-            return None
-        return replace(record, contender=self.contender)
+        return replace(load_record(path), contender=self.contender) if path.exists() else None
 
 
 def _read_options(model: ModelConfig) -> ModelConfig:
@@ -98,7 +95,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
         checkpoint = load_checkpoint(run / LAST)
         if checkpoint.iteration < config.train.iterations:
             raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
-        evaluations: dict[str, Scores] = {name: _evaluate(checkpoint, name) for name in trial.classifications}
+        evaluations = _evaluations(checkpoint)
     assert checkpoint.validation.scores is not None
     record = Record(
         contender=trial.contender,
@@ -117,11 +114,18 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
     return record
 
 
-def _evaluate(checkpoint: Checkpoint, classification: Classification) -> Scores:
-    scores = evaluate(
-        checkpoint, root=None, split=None, device=checkpoint.config.train.device, classification=classification
-    )
-    return _named(scores, checkpoint.class_names)
+def _evaluations(checkpoint: Checkpoint) -> dict[str, Scores]:
+    """Scores with each way of naming masks, of a model that has text."""
+    model, scores = checkpoint.config.model, checkpoint.validation.scores
+    assert scores is not None
+    if not is_mtaclip(model.arch) or model.text_encoder is None:
+        return {}
+    evaluations = {model.classification: scores}
+    for way in CLASSIFICATIONS:
+        if way not in evaluations:
+            device = checkpoint.config.train.device
+            evaluations[way] = evaluate(checkpoint, root=None, split=None, device=device, classification=way)
+    return {way: _named(evaluations[way], checkpoint.class_names) for way in CLASSIFICATIONS}
 
 
 def _named(scores: SegmentationScores, class_names: Sequence[str]) -> Scores:

@@ -207,7 +207,7 @@ def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixtur
     for way in ("learned", "text", "ensemble"):
         assert f"| resnet18 | {way} |" in page
     # Rungs of equal options are one training.
-    assert len(list((tmp_path / "records").glob("*.json"))) == 12
+    assert len(list((tmp_path / "records").glob("*.json"))) == 13
 
 
 def test_a_failed_training_is_named_and_does_not_stop_the_others(
@@ -256,6 +256,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         (backbones, ["--heads", "pspnet"], "There is no head 'pspnet'"),
         (backbones, ["--report"], "holds no record of these trainings"),
         (ablation, ["--model.text_encoder", "null"], 'text_encoder "bank"'),
+        (ablation, ["--banks", "clip.safetensors"], "--banks clip.safetensors lacks a name or a file"),
         (backbones, ["--train.iterations", "many"], "many"),
     ],
 )
