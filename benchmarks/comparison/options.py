@@ -36,7 +36,9 @@ def comparison_parser(name: str, description: str) -> ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="Rounds that seconds are measured in.")
     parser.add_argument("--plan", action="store_true", help="Print what would run, and how long it would take.")
     parser.add_argument("--report", action="store_true", help="Train nothing: write the pages of what there is.")
-    parser.add_argument("--output", type=Path, default=Path("runs", name), help="Folder of all that is written.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs", name), help="Folder of all that is written, one a dataset."
+    )
     return parser
 
 

@@ -66,7 +66,7 @@ def _seconds(trial: Trial, costs: Mapping[str, Costs]) -> float:
 
 
 def _pair(trial: Trial) -> str:
-    return f"{trial.contender}, {trial.config.model.encoder_name}"
+    return f"{trial.contender} on {trial.encoder}"
 
 
 def _minutes(seconds: float) -> str:

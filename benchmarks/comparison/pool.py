@@ -74,7 +74,7 @@ def _train_all(trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[st
         try:
             for future in as_completed(futures):
                 trial = futures[future]
-                where = f"{trial.contender} on {trial.config.model.encoder_name}, seed {trial.config.train.seed}"
+                where = f"{trial.contender} on {trial.encoder}, seed {trial.config.train.seed}"
                 if error := future.exception():
                     failures.append(f"{where}: {error} (see {folder / RUNS / trial.key / LOG_FILE})")
                     tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)

@@ -35,7 +35,7 @@ class Record:
 
     Attributes:
         contender: what was trained, e.g. "mtaclip" or a step of a ladder.
-        encoder: name of its encoder.
+        encoder: name of its encoder and of the weights that it started with.
         seed: of everything random in it.
         iterations: steps of the training.
         scores: those after the last step; no checkpoint is picked by its scores.

@@ -96,7 +96,7 @@ class Study:
         Raises:
             UserError: See `measure_costs`.
         """
-        firsts = {(trial.contender, trial.config.model.encoder_name): trial for trial in reversed(trials)}
+        firsts = {(trial.contender, trial.encoder): trial for trial in reversed(trials)}
         costs: dict[tuple[str, str], Costs] = {}
         for encoder in dict.fromkeys(encoder for _, encoder in firsts):
             files = {

@@ -62,7 +62,7 @@ class Row:
 
     Attributes:
         contender: its name.
-        encoder: name of its encoder.
+        encoder: name of its encoder and of the weights that it started with.
         seeds: in rising order.
         mean_iou: of each seed.
         boundary_iou: of each seed.

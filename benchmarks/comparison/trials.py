@@ -45,6 +45,11 @@ class Trial:
     config: Config
 
     @property
+    def encoder(self) -> str:
+        """Name of the encoder and of the weights that it starts with."""
+        return f"{self.config.model.encoder_name} ({self.config.model.encoder_weights or 'untrained'})"
+
+    @property
     def key(self) -> str:
         """Names the training by all that its result depends on: equal trainings of two comparisons are one."""
         train = replace(self.config.train, output="", resume="auto", overlays=0, checkpoint_every=None)
@@ -60,9 +65,11 @@ class Trial:
         return folder / RECORDS / f"{self.key}.json"
 
     def load_record(self, folder: Path) -> Record | None:
-        """Its record under the trial's own name, or ``None`` where there is none."""
+        """Its record under the trial's own names, or ``None`` where there is none."""
         path = self.record_file(folder)
-        return replace(load_record(path), contender=self.contender) if path.exists() else None
+        if not path.exists():
+            return None
+        return replace(load_record(path), contender=self.contender, encoder=self.encoder)
 
 
 def _read_options(model: ModelConfig) -> ModelConfig:
@@ -99,7 +106,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
     assert checkpoint.validation.scores is not None
     record = Record(
         contender=trial.contender,
-        encoder=config.model.encoder_name,
+        encoder=trial.encoder,
         seed=config.train.seed,
         iterations=config.train.iterations,
         scores=_named(checkpoint.validation.scores, checkpoint.class_names),

@@ -170,7 +170,7 @@ def test_backbones_train_report_and_go_on(
     assert "6 of 6 trainings are missing" in capsys.readouterr().out and not (tmp_path / "records").exists()
     backbones.main(arguments)
     page = (tmp_path / "backbones.md").read_text()
-    assert "| resnet18 | denseclip |" in page and "How far mtaclip is ahead" in page
+    assert "| resnet18 (untrained) | denseclip |" in page and "How far mtaclip is ahead" in page
     assert (tmp_path / "backbones.html").read_text().count("<table") == 3
     report = json.loads((tmp_path / "backbones.json").read_text())
     rows = {row["contender"]: row for row in report["rows"]["heads"]}
@@ -203,9 +203,9 @@ def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixtur
     ablation.main(options)
     page = capsys.readouterr().out
     for rung in ("no text", "+ learned prompts, P=2", "allpos", "1, fixed", "one a token", "shuffled", "random"):
-        assert f"| resnet18 | {rung} |" in page
+        assert f"| resnet18 (untrained) | {rung} |" in page
     for way in ("learned", "text", "ensemble"):
-        assert f"| resnet18 | {way} |" in page
+        assert f"| resnet18 (untrained) | {way} |" in page
     # Rungs of equal options are one training.
     assert len(list((tmp_path / "records").glob("*.json"))) == 13
 
@@ -215,7 +215,7 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
 ) -> None:
     arguments = ["--heads", "fpn,unet", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--data.crop_size=[31,32]"]
     line = failure(backbones.main, [*arguments, "--encoders", "resnet18"], capsys)
-    assert "2 of 2 trainings failed" in line and "fpn on resnet18, seed 0" in line
+    assert "2 of 2 trainings failed" in line and "fpn on resnet18 (untrained), seed 0" in line
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
