@@ -134,7 +134,8 @@ class Study:
         for name, _, figure in figures:
             save_png(figure, self.folder / f"{self.name}_{name}.png")
         pictures = [f"![{caption}]({self.name}_{name}.png)" for name, caption, _ in figures]
-        page = "\n\n".join([f"# {self.title}", *introduction, *(each.to_markdown() for each in tables), *pictures])
+        paragraphs = [paragraph.replace(self._command(), f"`{self._command()}`") for paragraph in introduction]
+        page = "\n\n".join([f"# {self.title}", *paragraphs, *(each.to_markdown() for each in tables), *pictures])
         (self.folder / f"{self.name}.md").write_text(page + "\n", encoding="utf-8")
         numbers = {title: [asdict(row) for row in rows] for title, rows in groups.items()}
         report = {"command": self._command(), "versions": versions(), "machine": machine(), "rows": numbers}

@@ -87,7 +87,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
     Args:
         trial: what to train.
         folder: of the comparison.
-        keep: whether the last checkpoint is kept; the others never are.
+        keep: whether the last checkpoint is kept, and the best that the trainer goes on with.
 
     Raises:
         UserError: What the training says, or that it was asked to stop.
@@ -116,7 +116,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
     )
     _log_hyperparameters(record, run / LOG)
     save_json(record, trial.record_file(folder))
-    for name in (BEST, PREVIOUS) if keep else (BEST, PREVIOUS, LAST):
+    for name in (PREVIOUS,) if keep else (PREVIOUS, BEST, LAST):
         (run / name).unlink(missing_ok=True)
     return record
 
