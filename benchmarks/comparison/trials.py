@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -98,11 +99,15 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
         shutil.copy(folder / CHECKED_FILE, run)  # the data were read before the first trial, once for all
     config = replace(trial.config, train=replace(trial.config.train, output=str(run)))
     with (run / LOG_FILE).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        train(config)
-        checkpoint = load_checkpoint(run / LAST)
-        if checkpoint.iteration < config.train.iterations:
-            raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
-        evaluations = _evaluations(checkpoint)
+        try:
+            train(config)
+            checkpoint = load_checkpoint(run / LAST)
+            if checkpoint.iteration < config.train.iterations:
+                raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
+            evaluations = _evaluations(checkpoint)
+        except Exception:
+            traceback.print_exc()  # of which the comparison shows the last line
+            raise
     assert checkpoint.validation.scores is not None
     record = Record(
         contender=trial.contender,
