@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from threading import Thread
 
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.comparison.records import Record
-from benchmarks.comparison.trials import LOG_FILE, RUNS, Trial, train_trial
+from benchmarks.comparison.trials import LOG_FILE, RUNS, StoppedError, Trial, train_trial
 from trainers.assemble import create_dataset
 from trainers.config import Config
 from trainers.data.check import check_before_training
@@ -34,6 +34,7 @@ def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequen
         keep: trials whose last checkpoints are kept.
 
     Raises:
+        StoppedError: A training was asked to stop.
         UserError: Some trials failed; the sentence names them. All others are there.
     """
     kept = {trial.key for trial in keep}
@@ -65,26 +66,49 @@ def _check_data(config: Config, folder: Path) -> None:
 def _train_all(trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[str]) -> list[str]:
     """Trains; gives a sentence for each that failed."""
     failures = []
+    trained = _train_here if jobs == 1 else _train_in_workers
+    bar = tqdm(trained(trials, folder, jobs=jobs, kept=kept), total=len(trials), desc="trainings")
+    for trial, outcome in bar:
+        where = f"{trial.contender} on {trial.encoder}, seed {trial.config.train.seed}"
+        if isinstance(outcome, Record):
+            bar.write(f"{where}: mIoU {_percent(outcome)}", file=sys.stderr)
+        else:
+            failures.append(f"{where}: {outcome} (see {folder / RUNS / trial.key / LOG_FILE})")
+            bar.write(f"failed: {failures[-1]}", file=sys.stderr)
+    return failures
+
+
+def _train_here(
+    trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[str]
+) -> Iterator[tuple[Trial, Record | BaseException]]:
+    """Trains one after the other in this process."""
+    for trial in trials:
+        try:
+            outcome: Record | BaseException = train_trial(trial, folder, keep=trial.key in kept)
+        except StoppedError:
+            raise
+        except Exception as error:
+            outcome = error
+        yield trial, outcome
+
+
+def _train_in_workers(
+    trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[str]
+) -> Iterator[tuple[Trial, Record | BaseException]]:
+    """Trains several at a time, each in a process of its own."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, context, _start_worker, (threads,)) as pool, tqdm(total=len(trials)) as bar:
-        futures: dict[Future[Record], Trial] = {
-            pool.submit(train_trial, trial, folder, keep=trial.key in kept): trial for trial in trials
-        }
+    with ProcessPoolExecutor(jobs, context, _start_worker, (threads,)) as pool:
+        futures = {pool.submit(train_trial, trial, folder, keep=trial.key in kept): trial for trial in trials}
         try:
             for future in as_completed(futures):
-                trial = futures[future]
-                where = f"{trial.contender} on {trial.encoder}, seed {trial.config.train.seed}"
-                if error := future.exception():
-                    failures.append(f"{where}: {error} (see {folder / RUNS / trial.key / LOG_FILE})")
-                    tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
-                else:
-                    tqdm.write(f"{where}: mIoU {_percent(future.result())}", file=sys.stderr)
-                bar.update()
-        except KeyboardInterrupt:
+                error = future.exception()
+                if isinstance(error, StoppedError):
+                    raise error
+                yield futures[future], error or future.result()
+        except (KeyboardInterrupt, StoppedError):
             pool.shutdown(cancel_futures=True)
-            raise UserError("Stopped; the same command goes on with the trainings that are missing.") from None
-    return failures
+            raise StoppedError("Stopped; the same command goes on with the trainings that are missing.") from None
 
 
 def _start_worker(threads: int) -> None:

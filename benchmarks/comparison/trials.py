@@ -33,6 +33,10 @@ LOG_FILE = "log.txt"
 CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 
 
+class StoppedError(UserError):
+    """A training was asked to stop before its end."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What is trained, and with which seed.
@@ -91,7 +95,8 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
         keep: whether the last checkpoint is kept, and the best that the trainer goes on with.
 
     Raises:
-        UserError: What the training says, or that it was asked to stop.
+        StoppedError: It was asked to stop, by Ctrl-C or SIGTERM; its last step is saved.
+        UserError: What the training says.
     """
     run = folder / RUNS / trial.key
     run.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
             train(config)
             checkpoint = load_checkpoint(run / LAST)
             if checkpoint.iteration < config.train.iterations:
-                raise UserError(f"{trial.contender} was stopped; the same command goes on with it.")
+                raise StoppedError(f"{trial.contender} was stopped; the same command goes on with it.")
             evaluations = _evaluations(checkpoint)
         except Exception:
             traceback.print_exc()  # of which the comparison shows the last line

@@ -215,12 +215,26 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
 ) -> None:
     arguments = ["--heads", "fpn,unet", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--data.crop_size=[31,32]"]
     line = failure(backbones.main, [*arguments, "--encoders", "resnet18"], capsys)
-    assert "2 of 2 trainings failed" in line and "fpn on resnet18 (untrained), seed 0" in line
+    assert "1 of 2 trainings failed" in line and "fpn on resnet18 (untrained), seed 0" in line
+    assert len(list((tmp_path / "records").glob("*.json"))) == 1
+    assert "Traceback" in "".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_no_training_outlives_a_killed_comparison(tmp_path: Path) -> None:
-    options = ["--heads", "fpn", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--iterations", "100000"]
+    options = [
+        "--heads",
+        "fpn",
+        "--seeds",
+        "0",
+        "--output",
+        str(tmp_path),
+        *QUICK,
+        "--iterations",
+        "100000",
+        "--jobs",
+        "2",
+    ]
     program = subprocess.Popen([sys.executable, "-m", "benchmarks.backbones", *options], start_new_session=True)
     try:
         wait_until(lambda: any((tmp_path / "runs").glob("*/config.yaml")), seconds=120)
