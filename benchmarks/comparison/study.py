@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -186,4 +187,4 @@ class Study:
         return [(name, caption, figure) for name, caption, figure in drawn if figure is not None]
 
     def _command(self) -> str:
-        return f"python -m benchmarks.{self.name} {' '.join(self.options.given)}".strip()
+        return shlex.join(["python", "-m", f"benchmarks.{self.name}", *self.options.given])
