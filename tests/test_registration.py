@@ -12,7 +12,11 @@ import mtaclip_plugin as mta
 from tests.test_model import NAMES, SMALL
 
 DECODER = {name: value for name, value in SMALL.items() if not name.startswith("encoder")} | {"text_encoder": None}
-ARCHITECTURES = sorted(smp.MODEL_ARCHITECTURES_MAPPING.keys() - {"mtaclip", "dpt"})
+ARCHITECTURES = sorted(
+    name
+    for name, architecture in smp.MODEL_ARCHITECTURES_MAPPING.items()
+    if architecture.__module__.startswith("segmentation_models_pytorch.") and name != "dpt"
+)
 DPT = {"encoder_name": "tu-vit_tiny_patch16_224", "embed_dim": 48, "img_size": 128}
 
 
