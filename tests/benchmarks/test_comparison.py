@@ -200,7 +200,7 @@ def test_backbones_train_report_and_go_on(
 
 def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--seeds", "0", "--tower", "tiny-flat", "--prompts", "2", "--output", str(tmp_path), *QUICK]
-    ablation.main([*options, "--train.iterations=1", "--train.validate_every=1"])
+    ablation.main([*options, "--train.iterations=2"])
     page = capsys.readouterr().out
     for rung in ("no text", "+ learned prompts, P=2", "allpos", "1, fixed", "one a token", "shuffled", "random"):
         assert f"| resnet18 (untrained) | {rung} |" in page
