@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.comparison.options import comma_separated, comparison_parser, parse_comparison
+from benchmarks.comparison.options import comma_separated, comparison_parser, integers, parse_comparison
 from benchmarks.comparison.records import Record
 from benchmarks.comparison.rungs import FULL, bank_rungs, prompt_rungs
-from benchmarks.comparison.study import PAIRED, Study
+from benchmarks.comparison.study import Study
 from benchmarks.comparison.summary import Row
 from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import CLASSIFICATIONS, Trial
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = comparison_parser("ablation", "Trains MTA-CLIP with more and more of its parts, and with other text.")
     parser.add_argument("--tower", help="open_clip model that prompts are learned through; default: none are.")
     parser.add_argument("--tower_pretrained", help="Tag or file of its weights; default: random ones.")
-    parser.add_argument("--prompts", type=comma_separated, default=("1", "2", "3", "5"), help="Numbers of contexts.")
+    parser.add_argument("--prompts", type=integers, default=(1, 2, 3, 5), help="Numbers of contexts.")
     parser.add_argument("--banks", type=comma_separated, default=(), help="Other text to compare: NAME=FILE,...")
     options, config = parse_comparison(parser, arguments)
     if config.model.text_encoder != "bank":
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rungs = bank_rungs(banks)
     if options.tower:
         tower = {"text_encoder": options.tower, "text_pretrained": options.tower_pretrained}
-        rungs += prompt_rungs(tower, [int(count) for count in options.prompts])
+        rungs += prompt_rungs(tower, options.prompts)
     trials = [
         Trial(rung.name, rung.applied_to(replace(config, train=replace(config.train, seed=seed))))
         for rung in rungs
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables.append(accuracy_table(title.capitalize(), rows))
         if len(rows) > 1:
             reference = FULL if title == "ladder" else rows[0].contender
-            tables.append(difference_table(f"{title.capitalize()}: differences", rows, reference, note=PAIRED))
+            tables.append(difference_table(f"{title.capitalize()}: differences", rows, reference))
     study.write(groups, tables)
 
 

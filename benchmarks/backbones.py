@@ -8,7 +8,7 @@ from typing import cast
 
 from benchmarks.comparison.heads import HEADS, Head, with_encoder, with_head
 from benchmarks.comparison.options import comma_separated, comparison_parser, parse_comparison
-from benchmarks.comparison.study import PAIRED, Study
+from benchmarks.comparison.study import Study
 from benchmarks.comparison.tables import accuracy_table, class_table, difference_table
 from benchmarks.comparison.trials import Trial
 from trainers.errors import main_guard
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = study.rows(records, study.costs(trials))
     tables = [accuracy_table("Accuracy and costs", rows)]
     if OURS in options.heads and len(options.heads) > 1:
-        tables.append(difference_table(f"How far {OURS} is ahead", rows, OURS, note=PAIRED))
+        tables.append(difference_table(f"How far {OURS} is ahead", rows, OURS))
     for encoder in dict.fromkeys(row.encoder for row in rows):
         of_encoder = [row for row in rows if row.encoder == encoder]
         tables.append(class_table(f"Classes, on {encoder}", of_encoder, images=study.class_images))

@@ -25,7 +25,7 @@ from trainers.data.loaders import create_eval_loader
 from trainers.errors import UserError, main_guard, reading, user_errors
 from trainers.forward import Forward
 from trainers.memory import return_freed_memory
-from trainers.metrics import LabelConfusionMatrix
+from trainers.metrics import LabelConfusionMatrix, class_iou
 
 LISTED = 5
 """Classes and confusions that a table lists."""
@@ -55,13 +55,6 @@ class Failure:
 
     index: int
     ranks: tuple[int | None, ...]
-
-
-def class_iou(confusion: Tensor) -> Tensor:
-    """IoU (K,) of the classes in a confusion matrix (K, K); NaN of those that occur nowhere."""
-    counts = confusion.double()
-    hits = counts.diagonal()
-    return hits / (counts.sum(0) + counts.sum(1) - hits)
 
 
 def image_score(confusion: Tensor) -> float:

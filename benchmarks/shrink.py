@@ -7,12 +7,17 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from trainers.data.reading import FORMATS, IMAGE_SUFFIXES
+from trainers.data.folder import FolderDataset
+from trainers.data.pairs import Pair
+from trainers.data.reading import read_ids, read_image
 from trainers.errors import UserError, main_guard, user_errors
+from trainers.pictures import to_pillow
 
 
 def shrink(root: Path, output: Path, *, factor: float) -> None:
@@ -22,42 +27,43 @@ def shrink(root: Path, output: Path, *, factor: float) -> None:
 
     Args:
         root: the dataset, see `trainers.data.folder.FolderDataset`.
-        output: the folder to write; it must not be there yet.
+        output: the folder to write, which is whole or not there; it must not be there yet.
         factor: above 0, at most 1.
 
     Raises:
-        UserError: The factor is none, there is no dataset, or the output is there already.
+        UserError: The factor is none, there is no dataset or a file of it cannot be read, or the output is there.
     """
     if not 0 < factor <= 1:
         raise UserError(f"--factor must be above 0 and at most 1, got {factor}.")
     if output.exists():
         raise UserError(f"{output} exists already; remove it, or choose another --output.")
     with user_errors():
-        pictures = [
-            path
-            for kind in ("images", "annotations")
-            for path in sorted((root / kind).glob("*/*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        if not pictures:
-            raise UserError(
-                f"{root} holds no images/SPLIT and annotations/SPLIT; set --root to a dataset of this form."
-            )
-        for path in tqdm(pictures, desc="shrink", file=sys.stderr):
-            target = output / path.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _shrink_picture(path, target, factor, is_mask=path.parts[-3] == "annotations")
-        shutil.copyfile(root / "classes.txt", output / "classes.txt")
+        splits = sorted(path.name for path in (root / "annotations").glob("*") if path.is_dir())
+        if not splits:
+            raise UserError(f"{root} holds no annotations/SPLIT; set --root to a dataset in the folder format.")
+        pairs = [pair for split in splits for pair in FolderDataset(root, split).pairs]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output.parent) as folder:
+            copy = Path(folder) / "copy"
+            for pair in tqdm(pairs, desc="shrink", file=sys.stderr):
+                _shrink_pair(pair, root, copy, factor)
+            shutil.copyfile(root / "classes.txt", copy / "classes.txt")
+            copy.rename(output)
 
 
-def _shrink_picture(path: Path, target: Path, factor: float, *, is_mask: bool) -> None:
-    with Image.open(path, formats=FORMATS) as picture:
-        width, height = (max(1, round(side * factor)) for side in picture.size)
-        if is_mask:
-            picture.resize((width, height), Image.Resampling.NEAREST).save(target)  # a palette stays one
-        else:
-            small = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)
-            small.save(target, quality=95, subsampling=0)
+def _shrink_pair(pair: Pair, root: Path, copy: Path, factor: float) -> None:
+    ids = read_ids(pair.mask)
+    image = to_pillow(read_image(pair.image, mask_size=(ids.shape[0], ids.shape[1])))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    depth = np.uint8 if ids.max(initial=0) < 256 else np.uint16
+    pictures = {
+        pair.image: image.resize(size, Image.Resampling.BOX),
+        pair.mask: Image.fromarray(ids.astype(depth)).resize(size, Image.Resampling.NEAREST),
+    }
+    for path, picture in pictures.items():
+        target = copy / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target, quality=95, subsampling=0)  # of a JPEG
 
 
 @main_guard

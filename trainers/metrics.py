@@ -82,6 +82,13 @@ class SegmentationScores:
         }
 
 
+def class_iou(confusion: Tensor) -> Tensor:
+    """IoU (K,) float64 of the classes in a confusion matrix (K,K); NaN of those that occur nowhere."""
+    counts = confusion.double()
+    hits = counts.diagonal()
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
 def segmentation_scores(confusion: Tensor, boundaries: BoundaryCounts) -> SegmentationScores:
     """Read the scores off the counts.
 
@@ -90,8 +97,7 @@ def segmentation_scores(confusion: Tensor, boundaries: BoundaryCounts) -> Segmen
         boundaries: counts of the same pixels.
     """
     counts = confusion.to("cpu", torch.float64)
-    hits, occurrences = counts.diagonal(), counts.sum(1)
-    iou = hits / (counts.sum(0) + occurrences - hits)  # 0/0 is NaN: the class occurs nowhere
+    hits, occurrences, iou = counts.diagonal(), counts.sum(1), class_iou(counts)
     boundary_iou, boundary_f_score = boundaries.iou().cpu(), boundaries.f_score().cpu()
     return SegmentationScores(
         mean_iou=iou.nanmean().item(),

@@ -119,14 +119,11 @@ def accuracy_against(rows: Sequence[Row], axis: Axis, *, styles: Mapping[str, St
     return figure
 
 
-def class_bars(
-    rows: Sequence[Row], *, limit: int | None = None, styles: Mapping[str, Style] | None = None
-) -> Figure | None:
+def class_bars(rows: Sequence[Row], *, styles: Mapping[str, Style] | None = None) -> Figure | None:
     """IoU of each class: a bar from the worst row to the best, with a dot for each row.
 
     Args:
         rows: of one encoder, as a rule. The classes are sorted by the first one's IoU.
-        limit: most classes that are shown, those on which the rows differ most.
         styles: of the contenders; of ``rows`` if not given.
 
     Returns:
@@ -136,9 +133,7 @@ def class_bars(
     known = {name: values for name in rows[0].class_iou if (values := _class_values(rows, name))} if rows else {}
     if not known:
         return None
-    reach = {name: max(values.values()) - min(values.values()) for name, values in known.items()}
-    kept = sorted(known, key=lambda name: reach[name], reverse=True)[:limit]
-    classes = sorted(kept, key=lambda name: known[name].get(0, -1.0))
+    classes = sorted(known, key=lambda name: known[name].get(0, -1.0))
     figure, axes = _figure(1.4 + 0.21 * len(classes))
     places = range(len(classes))
     worst, best = ([100 * pick(known[name].values()) for name in classes] for pick in (min, max))
@@ -155,10 +150,7 @@ def class_bars(
     axes.set_ylim(-0.8, len(classes) - 0.2)
     axes.set_xlabel("IoU (%)")
     _legend(figure, {"": handles})
-    shown = (
-        f"the {len(classes)} classes of {len(known)} that differ most" if len(classes) < len(known) else "each class"
-    )
-    figure.set_label(f"IoU in percent of {shown}, sorted by {_names(rows)[0]}, for {', '.join(_names(rows))}.")
+    figure.set_label(f"IoU in percent of each class, sorted by {_names(rows)[0]}, for {', '.join(_names(rows))}.")
     return figure
 
 

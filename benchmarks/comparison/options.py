@@ -18,7 +18,8 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas, each once, in rising order."""
     return tuple(sorted({int(part) for part in comma_separated(text)}))
 
 
@@ -29,8 +30,9 @@ def comparison_parser(name: str, description: str) -> ArgumentParser:
         description=f"{description} A run that was cut off goes on. Further options are the trainer's: --config FILE, "
         "--SECTION.OPTION VALUE.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
-    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="Seeds, e.g. 0,1,2.")
+    parser.add_argument("--seeds", type=integers, default=(0, 1, 2), help="Seeds, e.g. 0,1,2.")
     parser.add_argument("--iterations", type=int, help="Steps of each training; default: those of the configuration.")
     parser.add_argument("--jobs", type=int, default=1, help="Trainings at the same time, which share the cores.")
     parser.add_argument("--rounds", type=int, default=5, help="Rounds that seconds are measured in.")

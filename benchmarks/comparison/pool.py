@@ -20,6 +20,8 @@ from trainers.config import Config
 from trainers.data.check import check_before_training
 from trainers.errors import UserError, user_errors
 
+STOPPED = "Stopped; the same command goes on with the trainings that are missing."
+
 
 def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequence[Trial] = ()) -> list[Record]:
     """The records of all trials, in their order.
@@ -85,8 +87,8 @@ def _train_here(
     for trial in trials:
         try:
             outcome: Record | BaseException = train_trial(trial, folder, keep=trial.key in kept)
-        except StoppedError:
-            raise
+        except (KeyboardInterrupt, StoppedError):
+            raise StoppedError(STOPPED) from None
         except Exception as error:
             outcome = error
         yield trial, outcome
@@ -108,7 +110,7 @@ def _train_in_workers(
                 yield futures[future], error or future.result()
         except (KeyboardInterrupt, StoppedError):
             pool.shutdown(cancel_futures=True)
-            raise StoppedError("Stopped; the same command goes on with the trainings that are missing.") from None
+            raise StoppedError(STOPPED) from None
 
 
 def _start_worker(threads: int) -> None:

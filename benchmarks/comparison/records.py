@@ -37,7 +37,6 @@ class Record:
         contender: what was trained, e.g. "mtaclip" or a step of a ladder.
         encoder: name of its encoder and of the weights that it started with.
         seed: of everything random in it.
-        iterations: steps of the training.
         scores: those after the last step; no checkpoint is picked by its scores.
         evaluations: other scores of the same weights by name, e.g. of another classification.
         curve: (iteration, mean IoU) of each validation.
@@ -47,7 +46,6 @@ class Record:
     contender: str
     encoder: str
     seed: int
-    iterations: int
     scores: Scores
     evaluations: Mapping[str, Scores]
     curve: tuple[tuple[int, float], ...]

@@ -30,11 +30,6 @@ from trainers.errors import UserError, user_errors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAIRED = (
-    "Mean difference in points over the seeds, which see the same crops in the same order, ± half of its 95 % interval "
-    "by Student's t."
-)
-
 
 class Study:
     """Trains what is missing, and writes JSON, Markdown, HTML and figures into one folder.

@@ -12,6 +12,10 @@ from benchmarks.comparison.records import Costs
 from benchmarks.comparison.summary import Row, Spread
 
 _MEBIBYTE = 2**20
+_PAIRED = (
+    "Mean difference in points over the seeds, which see the same crops in the same order, ± half of its 95 % interval "
+    "by Student's t."
+)
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,13 @@ _COSTS = (
 )
 
 
-def accuracy_table(title: str, rows: Sequence[Row], *, note: str = "") -> PageTable:
+def accuracy_table(title: str, rows: Sequence[Row]) -> PageTable:
     """What each contender reaches on each encoder, and what it costs."""
-    groups = list(rows[0].groups)
     costs = _COSTS if any(row.costs for row in rows) else ()
     columns = [
         PageColumn("encoder"),
         PageColumn("contender"),
-        *(PageColumn(name, numeric=True, best="high") for name in ("mIoU", *groups, "boundary IoU")),
+        *(PageColumn(name, numeric=True, best="high") for name in _measures(rows[0])),
         PageColumn("seeds", numeric=True),
         *(PageColumn(column.name, numeric=True, best="low") for column in costs),
     ]
@@ -58,52 +61,43 @@ def accuracy_table(title: str, rows: Sequence[Row], *, note: str = "") -> PageTa
         [
             PageCell(row.encoder),
             PageCell(row.contender),
-            *(_spread(spread) for spread in (row.mean_iou, *(row.groups[group] for group in groups), row.boundary_iou)),
+            *map(_spread, _measures(row).values()),
             PageCell(str(len(row.seeds)), float(len(row.seeds))),
             *(column.cell(row.costs) for column in costs),
         ]
         for row in rows
     ]
-    return PageTable(title, columns, cells, note)
+    return PageTable(title, columns, cells)
 
 
-def difference_table(title: str, rows: Sequence[Row], reference: str, *, note: str = "") -> PageTable:
+def difference_table(title: str, rows: Sequence[Row], reference: str) -> PageTable:
     """How far a contender is ahead of each other one on the same encoder and seeds, with intervals; then on average.
 
     Args:
         title: of the table.
         rows: of all contenders; those whose seeds are not the reference's are left out.
         reference: name of the contender that is ahead or behind.
-        note: a paragraph after the table.
     """
     of_reference = {row.encoder: row for row in rows if row.contender == reference}
-    measures: dict[str, Callable[[Row], Spread]] = {"mIoU": lambda row: row.mean_iou}
-    measures |= {group: lambda row, group=group: row.groups[group] for group in rows[0].groups}  # type: ignore[misc]
-    measures["boundary IoU"] = lambda row: row.boundary_iou
     columns = [
         PageColumn("encoder"),
         PageColumn(f"{reference} minus"),
-        *(PageColumn(name, numeric=True) for name in measures),
+        *(PageColumn(name, numeric=True) for name in _measures(rows[0])),
     ]
-    pairs = [
-        (its, row)
+    leads = [
+        (row, _lead(its, row))
         for row in rows
         if row.contender != reference and (its := of_reference.get(row.encoder)) and its.seeds == row.seeds
     ]
     cells = [
-        [
-            PageCell(row.encoder),
-            PageCell(row.contender),
-            *(_difference(of(its).minus(of(row))) for of in measures.values()),
-        ]
-        for its, row in pairs
+        [PageCell(row.encoder), PageCell(row.contender), *map(_difference, differences)] for row, differences in leads
     ]
-    for contender in dict.fromkeys(row.contender for _, row in pairs):
-        own = [(its, row) for its, row in pairs if row.contender == contender]
-        if len(own) > 1 and len({row.seeds for _, row in own}) == 1:
-            means = [_mean([of(its).minus(of(row)) for its, row in own]) for of in measures.values()]
+    for contender in dict.fromkeys(row.contender for row, _ in leads):
+        own = [(row.seeds, differences) for row, differences in leads if row.contender == contender]
+        if len(own) > 1 and len({seeds for seeds, _ in own}) == 1:
+            means = [_mean(each) for each in zip(*(differences for _, differences in own), strict=True)]
             cells.append([PageCell(f"mean of {len(own)}"), PageCell(contender), *map(_difference, means)])
-    return PageTable(title, columns, cells, note)
+    return PageTable(title, columns, cells, _PAIRED)
 
 
 def class_table(title: str, rows: Sequence[Row], *, images: Mapping[str, int]) -> PageTable:
@@ -128,6 +122,16 @@ def class_table(title: str, rows: Sequence[Row], *, images: Mapping[str, int]) -
         for name in rows[0].class_iou
     ]
     return PageTable(title, columns, cells, "IoU in %, mean over the seeds; a dash where the class occurs nowhere.")
+
+
+def _measures(row: Row) -> dict[str, Spread]:
+    """What contenders are compared by."""
+    return {"mIoU": row.mean_iou, **row.groups, "boundary IoU": row.boundary_iou}
+
+
+def _lead(row: Row, other: Row) -> list[Spread]:
+    """Differences in each measure."""
+    return [own.minus(its) for own, its in zip(_measures(row).values(), _measures(other).values(), strict=True)]
 
 
 def _mean(spreads: Sequence[Spread]) -> Spread:

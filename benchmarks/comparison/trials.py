@@ -118,7 +118,6 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
         contender=trial.contender,
         encoder=trial.encoder,
         seed=config.train.seed,
-        iterations=config.train.iterations,
         scores=_named(checkpoint.validation.scores, checkpoint.class_names),
         evaluations=evaluations,
         curve=_curve(run / LOG),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -190,7 +191,7 @@ class SemanticFPNPixelDecoder(nn.Module):
                 projected = projected + F.interpolate(maps[-1], size=projected.shape[-2:], mode="nearest")
             maps.append(projected)
         # Images are padded to multiples of 32, so all branches end at the size of stride 4.
-        merged = torch.stack([branch(level) for branch, level in zip(self.branches, maps, strict=True)]).sum(0)
+        merged = reduce(torch.add, (branch(level) for branch, level in zip(self.branches, maps, strict=True)))
         stride_32, stride_16, stride_8 = (
             project(level) for project, level in zip(self.memory_projections, maps[:3], strict=True)
         )

