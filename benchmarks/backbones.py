@@ -30,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, config = parse_comparison(parser, arguments)
     encoders = [with_encoder(config, encoder) for encoder in options.encoders] if options.encoders else [config]
     trials = [
-        Trial(head, replace(with_head(of_encoder, cast("Head", head)), train=replace(config.train, seed=seed)))
+        Trial(
+            head,
+            replace(with_head(of_encoder, cast("Head", head)), train=replace(config.train, seed=seed)),
+            every_classification=head == OURS,  # these trainings are the ablation's too
+        )
         for of_encoder in encoders
         for head in options.heads
         for seed in options.seeds

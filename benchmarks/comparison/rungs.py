@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainers.config import Config
 
 Group = Literal["ladder", "contrastive mode", "temperature", "text positions", "text", "small data"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 FULL = "mask-text decoder + contrastive"
 """The configuration as it is given: all parts, with a bank of ready embeddings."""
 

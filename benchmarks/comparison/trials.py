@@ -44,10 +44,13 @@ class Trial:
     Attributes:
         contender: its name.
         config: of the training; its seed is the trial's.
+        every_classification: whether all ways of naming masks are scored, not only the configured one; the key is
+            the same.
     """
 
     contender: str
     config: Config
+    every_classification: bool = False
 
     @property
     def encoder(self) -> str:
@@ -109,7 +112,7 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
             checkpoint = load_checkpoint(run / LAST)
             if checkpoint.iteration < config.train.iterations:
                 raise StoppedError(f"{trial.contender} was stopped; the same command goes on with it.")
-            evaluations = _evaluations(checkpoint)
+            evaluations = _evaluations(checkpoint) if trial.every_classification else {}
         except Exception:
             traceback.print_exc()  # of which the comparison shows the last line
             raise

@@ -211,6 +211,10 @@ def test_ablation_trains_every_rung(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert f"| resnet18 (untrained) | {way} |" in page
     # Rungs of equal options are one training.
     assert len(list((tmp_path / "records").glob("*.json"))) == 12
+    ablation.main([*options, "--train.iterations=2", "--groups", "text,contrastive mode", "--report"])
+    page = capsys.readouterr().out
+    assert "| shuffled |" in page and "| mixneg |" in page and "| ensemble |" in page
+    assert "| no text |" not in page and "| one a token |" not in page
 
 
 def test_a_failed_training_is_named_and_does_not_stop_the_others(
@@ -275,6 +279,8 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         (backbones, ["--report"], "holds no record of these trainings"),
         (ablation, ["--model.text_encoder", "null"], 'text_encoder "bank"'),
         (ablation, ["--banks", "clip.safetensors"], "--banks clip.safetensors lacks a name or a file"),
+        (ablation, ["--groups", "ladder,texts"], "There is no group 'texts'; choose among ladder, "),
+        (ablation, ["--groups", "contrastive mode"], "give --tower"),
         (backbones, ["--train.iterations", "many"], "many"),
     ],
 )
