@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.comparison.options import comma_separated, comparison_parser, integers, parse_comparison
 from benchmarks.comparison.records import Record
 from benchmarks.comparison.rungs import FULL, GROUPS, bank_rungs, prompt_rungs
@@ -21,22 +23,27 @@ from trainers.errors import UserError, main_guard, user_errors
 
 CONTROL_SEED = 0
 """Of the order of shuffled rows, and of random ones: all trainings of a rung have the same text."""
+CONTROLS = {"shuffled": shuffled, "random": random_bank}
+"""Text that knows nothing of the classes, made of a bank and a seed."""
 
 
 def write_controls(config: Config, folder: Path) -> dict[str, Path]:
     """Writes text that knows nothing of the classes: the configured bank shuffled among them, and random vectors.
 
     Raises:
-        UserError: There is no bank of one row a class to make them of.
+        UserError: There is no bank of one row a class to make them of, or the folder's are of another one.
     """
     with user_errors():
         class_names = create_dataset(config.data, config.data.train_split).class_names
         bank = load_text_bank(bank_file(config), class_names)
         folder.mkdir(parents=True, exist_ok=True)
-        controls = {"shuffled": shuffled(bank, CONTROL_SEED), "random": random_bank(bank, CONTROL_SEED)}
-        files = {name: folder / f"{name}.safetensors" for name in controls}
-        for name, embeddings in controls.items():
-            write_bank(files[name], embeddings, class_names, f"{name}, of {bank_file(config).name}")
+        files = {name: folder / f"{name}.safetensors" for name in CONTROLS}
+        for name, control in CONTROLS.items():
+            embeddings = control(bank, CONTROL_SEED)
+            if not files[name].exists():
+                write_bank(files[name], embeddings, class_names, f"{name}, of {bank_file(config).name}")
+            elif not torch.equal(load_text_bank(files[name], class_names), embeddings):
+                raise UserError(f"{files[name]} is of other text than {bank_file(config)}; choose another --output.")
     return files
 
 
@@ -62,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.model.text_encoder != "bank":
         raise UserError('The ablation starts from ready embeddings; give it a configuration with text_encoder "bank".')
     banks = {name: Path(file) for name, _, file in (bank.partition("=") for bank in options.banks)}
+    if taken := sorted(banks.keys() & {"real bank", *CONTROLS}):
+        raise UserError(f"--banks {taken[0]} is a name of the ablation's own; choose another.")
     if unnamed := [name for name, file in banks.items() if file == Path()]:
         raise UserError(f"--banks {unnamed[0]} lacks a name or a file; write NAME=FILE.")
     if unknown := [group for group in options.groups if group not in GROUPS]:
         raise UserError(f"There is no group {unknown[0]!r}; choose among {', '.join(GROUPS)}.")
-    banks |= write_controls(config, options.output / "banks")
+    if "text" in options.groups:
+        banks |= write_controls(config, options.output / "banks")
     rungs = bank_rungs(banks)
     if options.tower:
         tower = {"text_encoder": options.tower, "text_pretrained": options.tower_pretrained}

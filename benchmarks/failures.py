@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import benchmarks.denseclip  # noqa: F401  registers this peer, whose checkpoints may be among those compared
 from benchmarks.failure_picture import Row, failure_png
 from benchmarks.markdown import versions
 from benchmarks.report import Section

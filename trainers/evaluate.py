@@ -142,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "checkpoint": str(options.checkpoint),
         "iteration": checkpoint.iteration,
         "split": split,
+        "classification": options.classification,
+        "text_embeddings": None if options.text_embeddings is None else str(options.text_embeddings),
         "eval": asdict(evaluation),
     }
     with user_errors():

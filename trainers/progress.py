@@ -58,7 +58,7 @@ class Progress:
             return False
         if self.validation(iteration) and idist.get_rank() == 0:
             save_checkpoint(self.snapshot(iteration), self.folder / BEST)
-        return True
+        return self.validation.state.iteration == iteration
 
     def finish(self, iteration: int) -> None:
         """Makes up for a validation that a run did not come to before it stopped."""

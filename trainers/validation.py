@@ -24,7 +24,15 @@ def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> Segmentation
     Raises:
         UserError: An image or a label map cannot be read.
     """
+    _look_at_all(evaluator, loader)
+    return _scores(evaluator)
+
+
+def _look_at_all(evaluator: Engine, loader: DataLoader[Batch]) -> None:
     evaluator.run(reading(loader), max_epochs=1, epoch_length=len(loader))
+
+
+def _scores(evaluator: Engine) -> SegmentationScores:
     metrics = evaluator.state.metrics
     return segmentation_scores(metrics["confusion"], metrics["boundary"])
 
@@ -61,9 +69,10 @@ class Validation:
         A validation that was interrupted counts as not made.
         """
         self._share_statistics()
-        scores = evaluate_model(self.evaluator, self.loader)
+        _look_at_all(self.evaluator, self.loader)
         if idist.get_world_size() == 1 and self.interruption.requested:
-            return False
+            return False  # an evaluator that was ended has no metrics
+        scores = _scores(self.evaluator)
         best = self.state.best_mean_iou
         # Written this way, the first validation is the best one even where no pixel counts and its score is NaN.
         improved = best is None or not scores.mean_iou <= best

@@ -64,6 +64,7 @@ def measure_costs(configs: Mapping[str, Config], *, rounds: int) -> dict[str, Co
     for name, one in contenders.items():
         model = one.forward.model
         peak = peak_bytes(steps[name], model)
+        one.predict()  # after a step, the first image would have the text encoded anew
         model.requires_grad_(False)  # the counter hooks parameters that are trained, which inference mode forbids
         costs[name] = Costs(
             encoder_parameters=_count(model.encoder),

@@ -23,6 +23,10 @@ def integers(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in comma_separated(text)}))
 
 
+_REPLACED = {"--train.output": "--output", "--train.seed": "--seeds", "--train.resume": "the same command again"}
+"""Options of the trainer that a comparison sets itself, and what takes their place."""
+
+
 def comparison_parser(name: str, description: str) -> ArgumentParser:
     """The options that comparisons have; those of the trainer follow them."""
     parser = ArgumentParser(
@@ -56,6 +60,11 @@ def parse_comparison(parser: ArgumentParser, arguments: Sequence[str] | None) ->
     options.given = [option for option in given if option not in ("--plan", "--report")]
     if not options.seeds:
         raise UserError("--seeds names no seed; give some, e.g. 0,1,2.")
+    for option in (argument.partition("=")[0] for argument in rest):
+        if option in _REPLACED:
+            raise UserError(f"{option} is set by the comparison; use {_REPLACED[option]}.")
+    if options.iterations is not None and options.iterations < 1:
+        raise UserError("--iterations must be at least 1.")
     if options.jobs < 1 or options.rounds < 1:
         raise UserError("--jobs and --rounds must be at least 1.")
     config = parse_config(rest, command=parser.prog, purpose="A comparison's trainings.")

@@ -46,9 +46,9 @@ def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
         Rung("ladder", "no text", {"text_encoder": None}),
         Rung("ladder", "mask-text decoder", loss={"contrastive_weight": 0.0}),
         Rung("ladder", FULL),
-        Rung("temperature", "learned, from 0.07"),
+        Rung("temperature", "learned, from 0.07", {"temperature": 0.07, "learn_temperature": True}),
         Rung("temperature", "1, fixed", {"temperature": 1.0, "learn_temperature": False}),
-        Rung("text positions", "one a prompt"),
+        Rung("text positions", "one a prompt", {"text_positions": "prompt"}),
         Rung("text positions", "one a token", {"text_positions": "token"}),
         Rung("text", "real bank"),
         *(Rung("text", name, {"text_embeddings": str(path)}) for name, path in banks.items()),
@@ -69,7 +69,7 @@ def prompt_rungs(tower: Mapping[str, Any], prompts: Sequence[int]) -> list[Rung]
     of_three = {**tower, "num_prompts": 3}
     return [
         *(Rung("ladder", f"+ learned prompts, P={count}", {**tower, "num_prompts": count}) for count in prompts),
-        Rung("contrastive mode", "mixneg", of_three),
+        Rung("contrastive mode", "mixneg", of_three, {"contrastive_mode": "mixneg"}),
         Rung("contrastive mode", "separateneg", of_three, {"contrastive_mode": "separateneg"}),
         Rung("contrastive mode", "allpos", of_three, {"contrastive_mode": "allpos"}),
     ]

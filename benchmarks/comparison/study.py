@@ -57,6 +57,14 @@ class Study:
         return dict(zip(dataset.class_names, counts.tolist(), strict=True))
 
     @cached_property
+    def val_classes(self) -> list[str]:
+        """The classes that the validation images show."""
+        with user_errors():
+            dataset = create_dataset(self.config.data, self.config.data.val_split)
+            counts = images_with_class(dataset)
+        return [name for name, count in zip(dataset.class_names, counts, strict=True) if count > 0]
+
+    @cached_property
     def class_groups(self) -> dict[str, list[str]]:
         """Head, middle and tail of the classes."""
         return class_groups(self.class_images)
@@ -89,6 +97,8 @@ class Study:
     def costs(self, trials: Sequence[Trial]) -> dict[tuple[str, str], Costs]:
         """What each contender costs on each encoder; measured once, those of an encoder in turn.
 
+        With ``--report`` nothing is measured, as other trainings may be running.
+
         Raises:
             UserError: See `measure_costs`.
         """
@@ -101,6 +111,8 @@ class Study:
                 if its == encoder
             }
             if not all(file.exists() for file in files.values()):
+                if self.options.report:
+                    continue
                 configs = {name: firsts[name, encoder].config for name in files}
                 for name, measured in measure_costs(configs, rounds=self.options.rounds).items():
                     save_json(measured, files[name])
@@ -109,7 +121,9 @@ class Study:
 
     def rows(self, records: Sequence[Record], costs: Mapping[tuple[str, str], Costs] | None = None) -> list[Row]:
         """The records over their seeds."""
-        return summarize(records, groups=self.class_groups, costs=costs or {})
+        shown = set(self.val_classes)
+        groups = {group: [name for name in names if name in shown] for group, names in self.class_groups.items()}
+        return summarize(records, classes=self.val_classes, groups=groups, costs=costs or {})
 
     def write(self, groups: Mapping[str, Sequence[Row]], tables: Sequence[PageTable]) -> None:
         """Writes all files, and prints the Markdown.

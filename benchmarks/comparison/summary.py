@@ -64,9 +64,9 @@ class Row:
         contender: its name.
         encoder: name of its encoder and of the weights that it started with.
         seeds: in rising order.
-        mean_iou: of each seed.
+        mean_iou: of each seed, over the classes that the validation images show.
         boundary_iou: of each seed.
-        class_iou: mean over the seeds by class, ``None`` where the class occurs nowhere.
+        class_iou: mean over the seeds by class, ``None`` where no validation image shows it.
         groups: mean IoU over groups of classes by name of the group, e.g. "tail".
         curve: (iteration, mean IoU, mean over the seeds) of the validations.
         costs: what the model costs; ``None`` where that was not measured.
@@ -86,6 +86,7 @@ class Row:
 def summarize(
     records: Sequence[Record],
     *,
+    classes: Sequence[str],
     groups: Mapping[str, Sequence[str]],
     costs: Mapping[tuple[str, str], Costs],
 ) -> list[Row]:
@@ -93,6 +94,8 @@ def summarize(
 
     Args:
         records: of all seeds.
+        classes: names of those that means are over. A class that no validation image shows would count as 0 for a
+            model that predicts it somewhere, and not at all for others.
         groups: names of classes by name of the group.
         costs: by contender and encoder.
     """
@@ -100,21 +103,26 @@ def summarize(
     for record in records:
         gathered.setdefault((record.contender, record.encoder), []).append(record)
     return [
-        _row(sorted(of_seeds, key=lambda record: record.seed), groups, costs.get(key))
+        _row(sorted(of_seeds, key=lambda record: record.seed), classes, groups, costs.get(key))
         for key, of_seeds in gathered.items()
     ]
 
 
-def _row(records: Sequence[Record], groups: Mapping[str, Sequence[str]], costs: Costs | None) -> Row:
+def _row(
+    records: Sequence[Record], classes: Sequence[str], groups: Mapping[str, Sequence[str]], costs: Costs | None
+) -> Row:
     first = records[0]
     scores = [record.scores for record in records]
     return Row(
         contender=first.contender,
         encoder=first.encoder,
         seeds=tuple(record.seed for record in records),
-        mean_iou=_spread([of_seed.mean_iou for of_seed in scores]),
+        mean_iou=_spread([of_seed.mean_over(classes) for of_seed in scores]),
         boundary_iou=_spread([of_seed.boundary_iou for of_seed in scores]),
-        class_iou={name: _mean([of_seed.class_iou[name] for of_seed in scores]) for name in first.scores.class_iou},
+        class_iou={
+            name: _mean([of_seed.class_iou[name] for of_seed in scores]) if name in classes else None
+            for name in first.scores.class_iou
+        },
         groups={
             group: _spread([of_seed.mean_over(names) for of_seed in scores]) for group, names in groups.items() if names
         },

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import get_args
 
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -60,13 +61,17 @@ class Trial:
     @property
     def key(self) -> str:
         """Names the training by all that its result depends on: equal trainings of two comparisons are one."""
-        train = replace(self.config.train, output="", resume="auto", overlays=0, checkpoint_every=None)
-        data = replace(self.config.data, root=None, num_workers=0)
-        relevant = replace(self.config, data=data, train=train, model=_read_options(self.config.model))
-        if not is_mtaclip(self.config.model.arch):
-            relevant = replace(relevant, loss=LossConfig())
-        text = config_to_yaml(relevant)
+        read = self.read_config
+        train = replace(read.train, output="", resume="auto", overlays=0, checkpoint_every=None)
+        data = replace(read.data, root=None, num_workers=0)
+        text = config_to_yaml(replace(read, data=data, train=train))
         return sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def read_config(self) -> Config:
+        """The configuration with the defaults of what its architecture does not read."""
+        config = replace(self.config, model=_read_options(self.config.model))
+        return config if is_mtaclip(config.model.arch) else replace(config, loss=LossConfig())
 
     def record_file(self, folder: Path) -> Path:
         """Where its record is, once it is trained."""
@@ -77,7 +82,10 @@ class Trial:
         path = self.record_file(folder)
         if not path.exists():
             return None
-        return replace(load_record(path), contender=self.contender, encoder=self.encoder)
+        record = load_record(path)
+        if self.every_classification and _has_text(self.config.model) and not record.evaluations:
+            return None
+        return replace(record, contender=self.contender, encoder=self.encoder)
 
 
 def _read_options(model: ModelConfig) -> ModelConfig:
@@ -86,8 +94,12 @@ def _read_options(model: ModelConfig) -> ModelConfig:
     return ModelConfig(**{name: value for name, value in vars(model).items() if name in read})
 
 
+def _has_text(model: ModelConfig) -> bool:
+    return is_mtaclip(model.arch) and model.text_encoder is not None
+
+
 def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
-    """Trains, or goes on where a training was cut off, and writes the record.
+    """Trains, or goes on where a training was cut off, and writes the record; another process's is waited for.
 
     What the trainer prints goes to ``log.txt`` in the run's folder. Nothing of the result is chosen by its scores: it
     is that of the last step.
@@ -103,14 +115,19 @@ def train_trial(trial: Trial, folder: Path, *, keep: bool) -> Record:
     """
     run = folder / RUNS / trial.key
     run.mkdir(parents=True, exist_ok=True)
+    with FileLock(run / "lock"):
+        return trial.load_record(folder) or _train(trial, folder, run, keep=keep)
+
+
+def _train(trial: Trial, folder: Path, run: Path, *, keep: bool) -> Record:
     if (folder / CHECKED_FILE).exists():
         shutil.copy(folder / CHECKED_FILE, run)  # the data were read before the first trial, once for all
-    config = replace(trial.config, train=replace(trial.config.train, output=str(run)))
+    config = replace(trial.read_config, train=replace(trial.config.train, output=str(run)))
     with (run / LOG_FILE).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             train(config)
             checkpoint = load_checkpoint(run / LAST)
-            if checkpoint.iteration < config.train.iterations:
+            if checkpoint.validation.iteration < config.train.iterations:
                 raise StoppedError(f"{trial.contender} was stopped; the same command goes on with it.")
             evaluations = _evaluations(checkpoint) if trial.every_classification else {}
         except Exception:
@@ -137,7 +154,7 @@ def _evaluations(checkpoint: Checkpoint) -> dict[str, Scores]:
     """Scores with each way of naming masks, of a model that has text."""
     model, scores = checkpoint.config.model, checkpoint.validation.scores
     assert scores is not None
-    if not is_mtaclip(model.arch) or model.text_encoder is None:
+    if not _has_text(model):
         return {}
     evaluations = {model.classification: scores}
     for way in CLASSIFICATIONS:

@@ -23,13 +23,14 @@ from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
 from benchmarks.comparison.summary import Spread, summarize
 from benchmarks.comparison.tables import accuracy_table, difference_table
-from benchmarks.comparison.trials import Trial, train_trial
+from benchmarks.comparison.trials import StoppedError, Trial, train_trial
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image
 from trainers.data.shapes import ShapesDataset
 from trainers.errors import UserError
 from trainers.parsing import config_from_yaml, parse_config
+from trainers.validation import Validation
 
 QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
 
@@ -59,7 +60,9 @@ def test_rows_are_means_over_seeds_and_groups() -> None:
         make_record("fpn", 0, {"sky": 0.5, "cat": None, "dog": 0.1}),
         make_record("fpn", 1, {"sky": 0.3, "cat": None, "dog": 0.1}),
     ]
-    ours, fpn = summarize(records, groups={"head": ["sky"], "tail": ["cat", "dog"]}, costs={})
+    ours, fpn = summarize(
+        records, classes=("sky", "cat", "dog"), groups={"head": ["sky"], "tail": ["cat", "dog"]}, costs={}
+    )
     assert ours.seeds == (0, 1) and ours.mean_iou.values == pytest.approx((0.6, 0.3))
     assert ours.class_iou == pytest.approx({"sky": 0.6, "cat": None, "dog": 0.3})
     assert ours.groups["tail"].values == pytest.approx((0.4, 0.2)) and fpn.groups["head"].mean == pytest.approx(0.4)
@@ -78,14 +81,20 @@ def test_differences_are_averaged_over_encoders() -> None:
         )
         for seed in (0, 1)
     ]  # fmt: skip
-    page = difference_table("Ahead", summarize(records, groups={}, costs={}), "ours").to_markdown()
+    page = difference_table("Ahead", summarize(records, classes=("sky",), groups={}, costs={}), "ours").to_markdown()
     assert "| a | fpn | +10.0 ± 0.0 |" in page and "| b | fpn | -5.0 ± 0.0 |" in page
     assert "| mean of 2 | fpn | +2.5 ± 0.0 |" in page and "| unet |" in page and "of 1" not in page
 
 
 def test_difference_leaves_out_what_has_other_seeds() -> None:
     records = [make_record("ours", 0, {"sky": 0.4}), make_record("fpn", 1, {"sky": 0.5})]
-    assert difference_table("Ahead", summarize(records, groups={}, costs={}), "ours").rows == []
+    assert difference_table("Ahead", summarize(records, classes=("sky",), groups={}, costs={}), "ours").rows == []
+
+
+def test_a_class_that_no_validation_image_shows_counts_for_nobody() -> None:
+    records = [make_record("ours", 0, {"sky": 0.4, "cat": 0.0}), make_record("fpn", 0, {"sky": 0.4, "cat": None})]
+    ours, fpn = summarize(records, classes=["sky"], groups={"all": ["sky"]}, costs={})
+    assert ours.mean_iou == fpn.mean_iou == Spread((0.4,)) and ours.class_iou == fpn.class_iou
 
 
 def test_records_survive_their_file(tmp_path: Path) -> None:
@@ -227,6 +236,29 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
     assert "Traceback" in "".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
 
 
+def test_a_training_stopped_in_its_last_validation_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_head(parse_config([*TINY, *MTACLIP]), "fpn")
+    config = replace(config, train=replace(config.train, validate_every=4))
+    look = Validation._stop
+
+    def stop(validation: Validation) -> None:
+        validation.interruption.requested = True
+        look(validation)
+
+    monkeypatch.setattr(Validation, "_stop", stop)
+    trial = Trial("fpn", config)
+    with pytest.raises(StoppedError, match="fpn was stopped"):
+        train_trial(trial, tmp_path, keep=False)
+    assert not trial.record_file(tmp_path).exists()
+    monkeypatch.setattr(Validation, "_stop", look)
+    # What the head does not read may have changed.
+    goes_on = Trial("fpn", replace(config, loss=replace(config.loss, contrastive_weight=0.5)))
+    record = train_trial(goes_on, tmp_path, keep=False)
+    assert record.curve[-1][0] == 4 and record == trial.load_record(tmp_path)
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_no_training_outlives_a_killed_comparison(tmp_path: Path) -> None:
     options = [
@@ -281,6 +313,9 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         (ablation, ["--banks", "clip.safetensors"], "--banks clip.safetensors lacks a name or a file"),
         (ablation, ["--groups", "ladder,texts"], "There is no group 'texts'; choose among ladder, "),
         (ablation, ["--groups", "contrastive mode"], "give --tower"),
+        (ablation, ["--banks", "random=x.npy"], "--banks random is a name of the ablation's own"),
+        (backbones, ["--train.seed=3"], "--train.seed is set by the comparison; use --seeds"),
+        (backbones, ["--iterations", "0"], "--iterations must be at least 1"),
         (backbones, ["--train.iterations", "many"], "many"),
     ],
 )

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainers.tiny_runs import MTACLIP, TINY
+from tests.trainers.tiny_runs import MTACLIP, TINY, run_training
 from trainers.checkpoints import load_checkpoint
+from trainers.validation import Validation
 
 Moment = Literal["any", "writing"]
 
@@ -106,6 +107,33 @@ def test_a_killed_run_ends_bit_equal(tmp_path: Path, workers: int, moments: list
 def test_a_run_killed_ten_times_ends_bit_equal(tmp_path: Path, workers: int) -> None:
     moments: list[Moment] = ["any", "any", "writing", "any", "any"] * 2
     check_kills(tmp_path, moments, workers=workers, seed=random.randrange(10**6))
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_stop_within_a_validation_makes_up_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: int
+) -> None:
+    """The first validation, whose evaluator has no metrics before it ends, and the last."""
+    whole = load_checkpoint(run_training(tmp_path / "whole", *MTACLIP) / "last.pt")
+    look = Validation._stop
+
+    def stop(validation: Validation) -> None:
+        validation.interruption.requested = saved_iteration(tmp_path / "cut") + 2 == at
+        look(validation)
+
+    monkeypatch.setattr(Validation, "_stop", stop)
+    cut = load_checkpoint(run_training(tmp_path / "cut", *MTACLIP) / "last.pt")
+    assert f"Stopped after iteration {at}" in capsys.readouterr().out
+    assert (cut.iteration, cut.validation.iteration) == (at, at - 2)
+    monkeypatch.setattr(Validation, "_stop", look)
+    again = load_checkpoint(run_training(tmp_path / "cut", *MTACLIP) / "last.pt")
+    assert repr(again.validation) == repr(whole.validation)  # whose NaN are equal so
+    assert differences(again.model, whole.model) == []
+
+
+def saved_iteration(folder: Path) -> int:
+    """Iterations of the run's last checkpoint; 0 before the first."""
+    return load_checkpoint(folder / "last.pt").iteration if (folder / "last.pt").exists() else 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
