@@ -135,7 +135,7 @@ class TextGuidedModel(SegmentationModel):
         if self.prompts is not None:
             embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
         self.register_buffer("text_embeddings", embeddings, persistent=False)
-        self._text_source: tuple[tuple[int, int], ...] | None = None
+        self._text_source: list[Tensor] = []
         self.register_load_state_dict_post_hook(_refresh_after_loading)
 
     def _current_text(self) -> Tensor | None:
@@ -152,17 +152,15 @@ class TextGuidedModel(SegmentationModel):
         """Encodes the prompts anew if what they are made of has changed since it was last done."""
         if self.prompts is None or self.text_embeddings is None:
             return
-        tensors = list(chain(self.prompts.parameters(), self.prompts.buffers()))
-        # Tensors made in inference mode count no versions: then it is done each time.
-        counted = not any(tensor.is_inference() for tensor in tensors)
-        source = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors) if counted else None
-        if source is not None and source == self._text_source:
+        # Values, not versions: fused optimizers and changes of .data leave no trace in those.
+        source = [tensor.detach() for tensor in chain(self.prompts.parameters(), self.prompts.buffers())]
+        if len(source) == len(self._text_source) and all(map(_equal, source, self._text_source)):
             return
         # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
         device = self.text_embeddings.device
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             self.text_embeddings = self.prompts().clone()
-        self._text_source = source
+            self._text_source = [tensor.clone() for tensor in source]
 
     def _evaluation_text(self) -> Tensor:
         """(P, K+1, T) text embeddings that evaluation uses, or would use if ``eval()`` were called."""
@@ -199,7 +197,7 @@ class TextGuidedModel(SegmentationModel):
         self.untrained_names = () if trained else tuple(name for name in names if name not in known)
         self.class_names = names
         self._write_config()
-        self._text_source = None
+        self._text_source = []
         self._refresh_text_embeddings()
 
     def _select_rows(self, rows: list[int | None]) -> None:
@@ -237,6 +235,11 @@ def _select_outputs(linear: nn.Linear, rows: list[int | None]) -> nn.Linear:
         selected.weight[kept] = weight[source]
         selected.bias[kept] = linear.bias[source]
     return selected
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    alike = tensor.device == other.device and tensor.dtype == other.dtype
+    return alike and tensor.device.type != "meta" and torch.equal(tensor, other)
 
 
 def _refresh_after_loading(model: TextGuidedModel, incompatible_keys: Any) -> None:

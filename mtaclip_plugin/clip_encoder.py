@@ -101,7 +101,8 @@ class _ViTTokens(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         patches = self.conv1(image)
         grid = patches.shape[-2:]
-        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)  # len() would fix the batch of an export
+        tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], 1)
         positions = resample_abs_pos_embed(self.positional_embedding[None], list(grid), list(self.grid_size))
         tokens = self.ln_post(self.transformer(self.ln_pre(tokens + positions)))
         return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)

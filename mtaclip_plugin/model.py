@@ -147,6 +147,8 @@ class MTACLIP(TextGuidedModel):
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
             self.class_names = check_class_names(class_names, classes)
+        if class_names is not None:
+            self.config["class_names"] = self.class_names  # as given they may be no JSON, which is not saved
         self.untrained_names = tuple(untrained_names or ())
         if unknown := [name for name in self.untrained_names if name not in (self.class_names or ())]:
             raise ValueError(f"untrained_names has '{unknown[0]}', which is not among the class names")

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from torch.export import Dim
 
 import mtaclip_plugin as mta
 from mtaclip_plugin.clip_encoder import ClipEncoder
@@ -47,6 +48,14 @@ def small_model(text_encoder: str | None, encoder_name: str = "clip", **options:
         num_heads=2,
         **options,
     )
+
+
+def test_exporting_with_a_dynamic_batch() -> None:
+    encoder = ClipEncoder(create_clip("tiny-vit-14", None).visual, in_channels=3, depth=5).eval()
+    exported = torch.export.export(encoder, (torch.rand(2, 3, 56, 56),), dynamic_shapes=({0: Dim("batch")},)).module()
+    images = torch.rand(3, 3, 56, 56)
+    for ours, eager in zip(exported(images), encoder(images), strict=True):
+        torch.testing.assert_close(ours, eager, atol=1e-5, rtol=1e-5)
 
 
 def test_the_maps_of_a_resnet_are_its_stages() -> None:

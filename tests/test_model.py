@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -116,6 +117,26 @@ def test_evaluation_runs_the_tower_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(model.prompts.tower, "encode", lambda *_: pytest.fail("the tower ran"))
     model.eval()
     model(torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("how", ["fused optimizer", "data"])
+def test_changes_that_leave_no_trace_in_versions_refresh_the_text(how: str) -> None:
+    model = build().eval()
+    before = model.text_embeddings
+    contexts = model.train().prompts.contexts
+    if how == "data":
+        contexts.data.mul_(0.5).add_(torch.ones(contexts.shape))
+    else:
+        contexts.grad = torch.ones_like(contexts)
+        torch.optim.AdamW([contexts], lr=0.1, fused=True).step()
+    with torch.no_grad():
+        expected = model.prompts()
+    assert torch.equal(model.eval().text_embeddings, expected) and not torch.equal(before, expected)
+
+
+def test_names_are_saved_whatever_holds_them(tmp_path: Path) -> None:
+    build(class_names=np.array(NAMES)).save_pretrained(tmp_path)
+    assert smp.from_pretrained(tmp_path).class_names == NAMES
 
 
 def test_prediction_inside_inference_mode_leaves_the_model_trainable() -> None:

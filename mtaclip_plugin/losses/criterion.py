@@ -54,7 +54,7 @@ class MTACLIPLoss(nn.Module):
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
         ignore_index: int = 255,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Tensor | None = None,
         supervise_initial: bool = True,
         ignored_pixels: IgnoredPixels = "excluded",
         mask_normalizer: MaskNormalizer = "masks",
@@ -91,7 +91,8 @@ class MTACLIPLoss(nn.Module):
         check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
         check_weights(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
         check_weights(contrastive_weight=contrastive_weight, no_object_weight=no_object_weight)
-        check_weights(**{f"class_weights[{k}]": weight for k, weight in enumerate(class_weights or ())})
+        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
+        check_weights(**{f"class_weights[{k}]": weight for k, weight in enumerate(self.class_weights or ())})
         if not (num_points >= 1 and 1 <= oversample_ratio < math.inf and 0 <= importance_ratio <= 1):
             raise ValueError(
                 "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
@@ -112,7 +113,6 @@ class MTACLIPLoss(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
         self.ignore_index = ignore_index
-        self.class_weights = None if class_weights is None else tuple(class_weights)
         self.supervise_initial = supervise_initial
         self.ignored_pixels: IgnoredPixels = ignored_pixels
         self.mask_normalizer: MaskNormalizer = mask_normalizer

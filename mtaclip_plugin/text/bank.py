@@ -17,14 +17,15 @@ class EmbeddingBank(nn.Module):
 
     Args:
         shape: (P, K+1, T), or (K, T) for one prompt a class and a learned "none".
-        embeddings: the bank; ``None`` leaves zeros for a checkpoint to fill.
+        embeddings: the bank, which is copied; ``None`` leaves zeros for a checkpoint to fill.
     """
 
     embeddings: Tensor
 
     def __init__(self, shape: Sequence[int], embeddings: Tensor | None = None) -> None:
         super().__init__()
-        values = torch.zeros(*shape) if embeddings is None else embeddings.detach().float()
+        # A copy: the caller's may be expanded, made in inference mode, or another model's too.
+        values = torch.empty(*shape).copy_(embeddings.detach()) if embeddings is not None else torch.zeros(*shape)
         self.register_buffer("embeddings", values)
         self.text_channels = shape[-1]
         self.num_prompts = shape[0] if len(shape) == 3 else 1

@@ -29,7 +29,10 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str
     if isinstance(names, str):
         raise ValueError(f"class_names must be a list of names, got the single string '{names}'")
     if len(names) != num_classes:
-        raise ValueError(f"{len(names)} class names for {num_classes} classes; pass one name for each label id")
+        raise ValueError(
+            f"{len(names)} class names for {num_classes} classes; pass one name for each label id, or "
+            f"classes={len(names)}"
+        )
     unusable = [name for name in names if not isinstance(name, str) or not name.strip()]
     if unusable:
         raise ValueError(f"class names must be words, got {unusable[0]!r}")

@@ -35,7 +35,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
     # Some tags were trained with QuickGELU under a name whose configuration says GELU.
     quick_gelu = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
     with one_sentence_on_failure(name, pretrained), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
+        torch.default_generator.manual_seed(_RANDOM_SEED)  # torch.manual_seed would seed the GPUs too, for good
         return open_clip.create_model(
             name,
             pretrained=pretrained,

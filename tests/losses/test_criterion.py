@@ -47,6 +47,13 @@ def test_example_in_the_docstring() -> None:
     assert result.attempted >= 3 and result.failed == 0
 
 
+def test_class_weights_are_numbers_in_whatever_holds_them() -> None:
+    weights = [0.5, 2.0, 1.0, 3.0]
+    assert small_loss(class_weights=torch.tensor(weights)).class_weights == tuple(weights)
+    with pytest.raises(ValueError, match=r"class_weights\[1\]"):
+        small_loss(class_weights=torch.tensor([1.0, -1.0, 1.0, 1.0]))
+
+
 @pytest.mark.parametrize("mode", ["mixneg", "separateneg", "allpos"])
 @pytest.mark.parametrize("class_weights", [None, [0.5, 2.0, 1.0, 3.0]])
 def test_terms_and_gradients_equal_the_reference(mode, class_weights) -> None:

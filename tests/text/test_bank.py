@@ -22,6 +22,17 @@ def test_a_full_bank_is_given_back_and_a_short_one_learns_none() -> None:
     assert bank.none_embedding is not None and bank.none_embedding.grad.any()
 
 
+def test_a_bank_is_a_copy_that_trains_and_loads() -> None:
+    with torch.inference_mode():
+        given = torch.randn(1, 4, 8)
+    bank = EmbeddingBank((3, 4, 8), given.expand(3, 4, 8))
+    weight = torch.ones(8, requires_grad=True)
+    (bank() * weight).sum().backward()
+    assert weight.grad is not None
+    bank.load_state_dict({"embeddings": torch.zeros(3, 4, 8)})
+    assert given.any() and not bank().any()
+
+
 def test_shapes_that_do_not_suit_the_classes() -> None:
     for shape in [(4, 8), (2, 3, 8), (8,)]:
         with pytest.raises(ValueError, match=r"for 3 classes; expected \(K, T\) = \(3, T\)"):

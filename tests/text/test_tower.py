@@ -54,6 +54,11 @@ def test_random_tower_is_the_same_everywhere_and_leaves_the_seed_alone() -> None
     assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
 
 
+def test_building_a_tower_leaves_the_seeds_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail(f"GPUs were seeded with {seed}"))
+    TextTower("tiny-flat", None)
+
+
 def test_contexts_stay_float32_under_autocast() -> None:
     learner = PromptLearner(TextTower("tiny-flat", None), ["cat"], num_prompts=1, context_length=2)
     with torch.autocast("cpu", torch.bfloat16):

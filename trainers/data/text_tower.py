@@ -77,7 +77,7 @@ def write_text_tower(source: Path, output: Path, *, context_length: int = 16) ->
     AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(output)
     model_config = _model_config(config.hidden_size, output.resolve(), context_length)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = CustomTextCLIP(**model_config)
     model.text.transformer.load_state_dict(weights)
     save_file(model.state_dict(), output / WEIGHTS_FILE)
