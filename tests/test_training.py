@@ -133,6 +133,38 @@ def test_logits_instead_of_masks_are_refused() -> None:
         mta.MTACLIPLoss()(build()(images), labels)
 
 
+def test_one_class_is_the_1_of_a_binary_mask() -> None:
+    """As in smp: trained by the method's loss, the model gives the mask, not its inverse."""
+    model = build(classes=1, class_names=None, text_encoder=None)
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, :, :, :32], images[1, :, :24] = 2.0, 2.0
+    masks = (images[:, 0] > 0).long()
+    criterion = mta.MTACLIPLoss(num_points=256)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(12):
+        loss = criterion(model(images, return_masks=True), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Batch norms of so short a training lag behind, so the model stays in training mode.
+    logits = model(images)[:, 0].detach()
+    assert logits[masks == 1].mean() > logits[masks == 0].mean() + 1
+    with torch.no_grad():
+        nothing = criterion.terms(model(images, return_masks=True), torch.zeros_like(masks))
+    assert nothing["0/mask"] == nothing["0/dice"] == 0 and nothing["0/class"] > 0
+
+
+@pytest.mark.parametrize(("value", "ignore_index", "message"), [
+    (2, 255, r"holds the id 2, but there are K=1 classes \(ids 1, and 0 for the background\)"),
+    (1, 0, "ignore_index=0 leaves nothing to learn"),
+])  # fmt: skip
+def test_a_mask_that_is_not_binary_is_named(value: int, ignore_index: int, message: str) -> None:
+    model = build(classes=1, class_names=None, text_encoder=None).eval()
+    prediction = model(torch.zeros(1, 3, 32, 32), return_masks=True)
+    with pytest.raises(ValueError, match=message):
+        mta.MTACLIPLoss(ignore_index=ignore_index)(prediction, torch.full((1, 32, 32), value))
+
+
 def test_one_class_trains_with_a_binary_loss() -> None:
     model = build(classes=1, class_names=None, text_encoder=None)
     images, labels = batch()

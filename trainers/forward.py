@@ -78,8 +78,7 @@ class Forward:
         self.model.eval()
         if self._evaluation is not None and not _looks_once(self._evaluation):
             return self._average_scores(images, self._evaluation).argmax(1)
-        # A single class has the id 0 here, but 1 in the mask that predict_labels gives of it.
-        if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
+        if isinstance(self.model, MTACLIP):
             labels: Tensor = self._run(self.model.predict_labels, images)
             return labels
         return self._logits(images).argmax(1)

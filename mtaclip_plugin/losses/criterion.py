@@ -139,7 +139,8 @@ class MTACLIPLoss(nn.Module):
 
         Args:
             prediction: what the model gives for a batch.
-            target: (B, H, W) int64 class ids in [0, K), or ``ignore_index``.
+            target: (B, H, W) int64 class ids in [0, K), or ``ignore_index``; for K = 1 a binary mask with 1 for the
+                class and 0 for the background.
             generator: source of the random points, on the prediction's device: one, one for each image, so that its
                 points do not depend on the batch that it is in, or the global one if ``None``.
             normalizers: where gradients are accumulated over micro-batches, the sum of their

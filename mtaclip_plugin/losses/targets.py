@@ -16,7 +16,7 @@ class MaskTargets:
     """One binary mask for each class that an image holds, kept as the label map they come from.
 
     Attributes:
-        label_map: (B, H', W') int64 class ids of the padded image.
+        label_map: (B, H', W') int64 class ids of the padded image; of a single class, 0, the background is 1.
         classes: for each image the ids it holds, ascending, the ignored one left out.
         num_classes: K, "none" not counted.
         ignore_index: the id whose pixels are in no cost and no loss; ``None``: every pixel counts.
@@ -40,7 +40,8 @@ class MaskTargets:
         """Checks a label map, pads it right and bottom with the ignored id and lists the classes it holds.
 
         Args:
-            target: (B, H, W) int64 ids in [0, K), or ``ignore_index``.
+            target: (B, H, W) int64 ids in [0, K), or ``ignore_index``; for K = 1 a binary mask, as smp's losses and
+                metrics have it: 1 is the class, 0 the background.
             num_classes: K, "none" not counted.
             ignore_index: the id of pixels without a label.
             ignored_pixels: "excluded" takes them out of every cost and loss; "background", the official way,
@@ -55,6 +56,8 @@ class MaskTargets:
                 f"target must be a (B, H, W) map of int64 class ids, got {target.dtype} of shape "
                 f"{tuple(target.shape)}; convert it with target.long() and drop any channel dimension."
             )
+        if num_classes == 1:
+            target = _class_first(target, ignore_index)
         classes = _classes_present(target, num_classes, ignore_index)
         if padded_size is not None:
             height, width = target.shape[1:]
@@ -69,17 +72,29 @@ class MaskTargets:
         return [min(len(classes), num_queries) for classes in self.classes]
 
 
+def _class_first(mask: Tensor, ignore_index: int) -> Tensor:
+    """A binary mask with 0 for the class and 1 for the background; other ids stay."""
+    if ignore_index in (0, 1):
+        raise ValueError(
+            f"of a single class 1 is the class and 0 the background, so ignore_index={ignore_index} leaves nothing to "
+            "learn; take another id."
+        )
+    return torch.where((mask == 0) | (mask == 1), 1 - mask, mask)
+
+
 def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tuple[tuple[int, ...], ...]:
     """The ids in each image, found with one copy to the host."""
     ignored, unknown = num_classes, num_classes + 1
     columns = torch.where((target >= 0) & (target < num_classes), target, unknown)
-    columns = columns.masked_fill(target == ignore_index, ignored).flatten(1)
+    no_class = (target == ignore_index) | (target == 1) if num_classes == 1 else target == ignore_index
+    columns = columns.masked_fill(no_class, ignored).flatten(1)
     present = torch.zeros(len(target), num_classes + 2, dtype=torch.bool, device=target.device)
     rows = present.scatter_(1, columns, True).tolist()
     if any(row[unknown] for row in rows):
         offender = target[(columns == unknown).view_as(target)][0].item()
+        ids = "1, and 0 for the background" if num_classes == 1 else f"0 to {num_classes - 1}"
         raise ValueError(
-            f"target holds the id {offender}, but there are K={num_classes} classes (ids 0 to "
-            f"{num_classes - 1}) and ignore_index={ignore_index}: map that id to a class or to ignore_index."
+            f"target holds the id {offender}, but there are K={num_classes} classes (ids {ids}) and "
+            f"ignore_index={ignore_index}: map that id to a class or to ignore_index."
         )
     return tuple(tuple(k for k in range(num_classes) if row[k]) for row in rows)
