@@ -78,7 +78,8 @@ class Forward:
         self.model.eval()
         if self._evaluation is not None and not _looks_once(self._evaluation):
             return self._average_scores(images, self._evaluation).argmax(1)
-        if isinstance(self.model, MTACLIP):
+        # Ids here are columns of the logits; of a single column, predict_labels gives a binary mask instead.
+        if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
             labels: Tensor = self._run(self.model.predict_labels, images)
             return labels
         return self._logits(images).argmax(1)
