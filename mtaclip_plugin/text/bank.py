@@ -25,7 +25,9 @@ class EmbeddingBank(nn.Module):
     def __init__(self, shape: Sequence[int], embeddings: Tensor | None = None) -> None:
         super().__init__()
         # A copy: the caller's may be expanded, made in inference mode, or another model's too.
-        values = torch.empty(*shape).copy_(embeddings.detach()) if embeddings is not None else torch.zeros(*shape)
+        values = torch.zeros(*shape)
+        if embeddings is not None:
+            values.copy_(embeddings.detach())
         self.register_buffer("embeddings", values)
         self.text_channels = shape[-1]
         self.num_prompts = shape[0] if len(shape) == 3 else 1

@@ -3,20 +3,24 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks import ablation, backbones, shrink
-from benchmarks.comparison import pool
+from benchmarks.comparison import pool, trials
 from benchmarks.comparison.class_groups import class_groups, images_with_class
 from benchmarks.comparison.heads import HEADS, with_encoder, with_head
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
@@ -24,6 +28,7 @@ from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
 from benchmarks.comparison.summary import Spread, summarize
 from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import StoppedError, Trial, train_trial
+from benchmarks.text_sources import write_bank
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image
@@ -202,8 +207,10 @@ def test_backbones_train_report_and_go_on(
         backbones.main(arguments)
     assert "1 of 1 trainings failed" in capsys.readouterr().err
     assert [trial.record_file(tmp_path) for trial in trained] == [victim]
+    shutil.rmtree(tmp_path / "costs")
     backbones.main([*arguments, "--report"])
     assert "1 of 6 trainings are missing" in capsys.readouterr().err
+    assert not (tmp_path / "costs").exists() and "GFLOP" not in (tmp_path / "backbones.md").read_text()
     # The same training gives the same scores again.
     again = train_trial(trained[0], tmp_path, keep=False)
     assert json.loads(before)["scores"]["class_iou"] == again.scores.class_iou
@@ -234,6 +241,38 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
     assert "1 of 2 trainings failed" in line and "fpn on resnet18 (untrained), seed 0" in line
     assert len(list((tmp_path / "records").glob("*.json"))) == 1
     assert "Traceback" in "".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
+
+
+def test_a_training_waits_for_the_same_one_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial("ours", with_head(parse_config([*TINY, *MTACLIP]), "fpn"))
+    monkeypatch.setattr(trials, "_train", lambda *_, **__: pytest.fail("it was trained again"))
+    run = tmp_path / trials.RUNS / trial.key
+    run.mkdir(parents=True)
+    record = make_record("ours", 0, {"sky": 0.5})
+    with ThreadPoolExecutor(1) as threads, FileLock(run / "lock"):
+        waiting = threads.submit(train_trial, trial, tmp_path, keep=False)
+        time.sleep(0.5)
+        assert not waiting.done()
+        save_json(record, trial.record_file(tmp_path))
+    assert waiting.result().scores == record.scores
+
+
+def test_a_record_without_the_scores_that_are_asked_for_is_none(tmp_path: Path) -> None:
+    trial = Trial("ours", parse_config([*TINY, *MTACLIP]))
+    save_json(make_record("ours", 0, {"sky": 0.5}), trial.record_file(tmp_path))
+    assert trial.load_record(tmp_path) is not None
+    assert replace(trial, every_classification=True).load_record(tmp_path) is None
+
+
+def test_controls_of_other_text_are_not_taken_for_those_of_this(tmp_path: Path) -> None:
+    config = parse_config([*TINY, *MTACLIP])
+    files = ablation.write_controls(config, tmp_path)
+    assert ablation.write_controls(config, tmp_path) == files
+    class_names = ShapesDataset("train", size=40, length=1).class_names
+    other = tmp_path / "other.safetensors"
+    write_bank(other, torch.randn(len(class_names), 8), class_names, "another")
+    with pytest.raises(UserError, match="choose another --output"):
+        ablation.write_controls(replace(config, model=replace(config.model, text_embeddings=str(other))), tmp_path)
 
 
 def test_a_training_stopped_in_its_last_validation_is_no_record(

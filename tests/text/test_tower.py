@@ -71,6 +71,15 @@ def test_moving_the_learner_moves_the_tower() -> None:
     assert learner().dtype == torch.float64
 
 
+def test_attention_in_bfloat16_on_a_cpu_is_not_the_fused_one() -> None:
+    learner = PromptLearner(TextTower("tiny-bidirectional", None), ["cat"], num_prompts=1, context_length=2)
+    with torch.profiler.profile() as profile, torch.autocast("cpu", torch.bfloat16):
+        learner().sum().backward()
+    operations = {event.key for event in profile.key_averages()}
+    assert "aten::scaled_dot_product_attention" in operations
+    assert not any("flash" in name for name in operations)
+
+
 def test_too_long_a_name_is_named() -> None:
     endless = "very " * 40 + "long name"
     with pytest.raises(ValueError, match=r"class name 'very very .* long name' after 8 .* the 32 tokens.*shorten"):
