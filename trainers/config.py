@@ -135,6 +135,8 @@ class LossConfig:
     """Weight of the mask-to-text contrastive loss."""
     assignment: Literal["hungarian", "by_class"] = "hungarian"
     """Which query learns a mask: the one of least cost, or the one with the number of its class, for few classes."""
+    absent_mask_weight: float = 0.0
+    """Weight of the cross-entropy that keeps masks of absent classes empty, e.g. mask_weight; with by_class only."""
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048

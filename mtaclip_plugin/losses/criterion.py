@@ -48,6 +48,7 @@ class MTACLIPLoss(nn.Module):
         dice_weight: float = 5.0,
         contrastive_weight: float = 1.0,
         assignment: Assignment = "hungarian",
+        absent_mask_weight: float = 0.0,
         no_object_weight: float = 0.1,
         contrastive_mode: ContrastiveMode = "mixneg",
         num_points: int = 12544,
@@ -66,6 +67,9 @@ class MTACLIPLoss(nn.Module):
             mask_weight: weight of the binary cross-entropy of masks, in both.
             dice_weight: weight of the dice loss of masks, in both.
             contrastive_weight: weight of the mask-to-text contrastive loss.
+            absent_mask_weight: weight of the binary cross-entropy that keeps the masks of classes empty which an image
+                does not hold, next to ``mask_weight`` for those that it holds. Only with the assignment "by_class",
+                where it is known whose they are; not in the paper, where unmatched queries learn no mask.
             no_object_weight: weight of the class "none", in the class and contrastive loss.
             contrastive_mode: see :func:`contrastive_loss`.
             num_points: points at which each mask is compared, in matching and in the losses.
@@ -91,12 +95,23 @@ class MTACLIPLoss(nn.Module):
         check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
         check_weights(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
         check_weights(contrastive_weight=contrastive_weight, no_object_weight=no_object_weight)
+        check_weights(absent_mask_weight=absent_mask_weight)
         self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         check_weights(**{f"class_weights[{k}]": weight for k, weight in enumerate(self.class_weights or ())})
         if not (num_points >= 1 and 1 <= oversample_ratio < math.inf and 0 <= importance_ratio <= 1):
             raise ValueError(
                 "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
                 f"{num_points}, {oversample_ratio} and {importance_ratio}."
+            )
+        if absent_mask_weight > 0 and assignment != "by_class":
+            raise ValueError(
+                f"absent_mask_weight={absent_mask_weight} needs the assignment 'by_class', where each query has a "
+                f"class that can be absent; got the assignment {assignment!r}."
+            )
+        if absent_mask_weight > 0 and int(importance_ratio * num_points) == num_points:
+            raise ValueError(
+                f"absent_mask_weight={absent_mask_weight} needs random points, of which importance_ratio="
+                f"{importance_ratio} leaves none; lower it."
             )
         self.matcher = (
             ClassMatcher()
@@ -107,6 +122,7 @@ class MTACLIPLoss(nn.Module):
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
         self.contrastive_weight = contrastive_weight
+        self.absent_mask_weight = absent_mask_weight
         self.no_object_weight = no_object_weight
         self.contrastive_mode: ContrastiveMode = contrastive_mode
         self.num_points = num_points
@@ -148,8 +164,8 @@ class MTACLIPLoss(nn.Module):
                 is taken here.
 
         Returns:
-            "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive", for each i in
-            ``prediction.layers``: 0 is the prediction before the first layer.
+            "{i}/class", "{i}/mask", "{i}/dice", with text "{i}/contrastive" and with ``absent_mask_weight``
+            "{i}/absent", for each i in ``prediction.layers``: 0 is the prediction before the first layer.
 
         Raises:
             ValueError: If the target does not fit the prediction, or holds another id.
@@ -160,12 +176,13 @@ class MTACLIPLoss(nn.Module):
                 "model(images, return_masks=True)."
             )
         batch, num_queries, columns = prediction.class_logits.shape
+        none = columns - 1
         if target.shape != (batch, *prediction.image_size):
             raise ValueError(
                 f"target must have the shape (B, H, W) of the images, {(batch, *prediction.image_size)}, got "
                 f"{tuple(target.shape)}."
             )
-        targets = self._targets(target, columns - 1, prediction.padded_size)
+        targets = self._targets(target, none, prediction.padded_size)
         sums = normalizers or self._normalizers(targets, num_queries)
         divisors = sums.averaged(prediction.class_logits.device)
         mask_divisor = divisors.masks if self.mask_normalizer == "masks" else divisors.class_weights
@@ -173,8 +190,10 @@ class MTACLIPLoss(nn.Module):
         first = 0 if self.supervise_initial else min(1, len(prediction.auxiliary))
         layers = prediction.layers[first:]
         matches = self.matcher(layers, targets, generator)
-        labels = matches.query_labels(num_queries, none=columns - 1)
-        weights = torch.tensor(self._all_class_weights(columns - 1), device=labels.device)
+        labels = matches.query_labels(num_queries, none=none)
+        # By class, query k is matched in every layer, or in none if the image does not hold class k.
+        absent = labels[0, :, :none] == none if self.absent_mask_weight > 0 else None
+        weights = torch.tensor(self._all_class_weights(none), device=labels.device)
 
         terms = {}
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
@@ -185,6 +204,7 @@ class MTACLIPLoss(nn.Module):
                 num_points=self.num_points,
                 oversample_ratio=self.oversample_ratio,
                 importance_ratio=self.importance_ratio,
+                empty=absent,
                 generator=generator,
             )
             for index, layer in enumerate(layers):
@@ -197,6 +217,8 @@ class MTACLIPLoss(nn.Module):
                 )
                 terms[f"{name}/mask"] = self.mask_weight * masks.bce[index] / mask_divisor
                 terms[f"{name}/dice"] = self.dice_weight * masks.dice[index] / mask_divisor
+                if masks.empty_bce is not None:
+                    terms[f"{name}/absent"] = self.absent_mask_weight * masks.empty_bce[index] / mask_divisor
                 if layer.text_logits is not None:
                     terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
                         layer.text_logits.float().flatten(0, 1),

@@ -89,6 +89,7 @@ WRONG_OPTIONS: dict[str, tuple[Any, ...]] = {
     "dice_weight": (-1.0, NAN, INFINITE),
     "contrastive_weight": (-1.0, NAN, INFINITE),
     "no_object_weight": (-1.0, NAN, INFINITE),
+    "absent_mask_weight": (-1.0, NAN, INFINITE, 1.0),  # the last for want of the assignment "by_class"
     "class_weights": ((-1.0,), (NAN,), (INFINITE,)),
 }
 
@@ -101,7 +102,9 @@ WRONG_OPTIONS: dict[str, tuple[Any, ...]] = {
     seeds,
 )
 def test_any_valid_target_gives_finite_losses_and_gradients(data, prediction, options, ignored, seed) -> None:
-    classes = prediction.class_logits.shape[2] - 1
+    queries, classes = prediction.class_logits.shape[1], prediction.class_logits.shape[2] - 1
+    if queries >= classes and data.draw(st.booleans()):
+        options |= {"assignment": "by_class", "absent_mask_weight": 5.0, "importance_ratio": 0.75}
     ignore_index = data.draw(st.sampled_from((255, -1, -100, 10**6, INT64.max, INT64.min, 2**60 + 1)))
     weights = data.draw(st.none() | st.lists(st.sampled_from((0.0, 1.0, 3.0)), min_size=classes, max_size=classes))
     criterion = MTACLIPLoss(**({"num_points": 9} | options), ignore_index=ignore_index, class_weights=weights)

@@ -68,6 +68,8 @@ def reference_terms(
     class_weights: list[float] | None = None,
     no_object: float = 0.1,
     ignore_index: int = 255,
+    by_class: bool = False,
+    absent: float = 0.0,
 ) -> tuple[dict[str, Tensor], list[list[dict[int, int]]]]:
     """The weighted terms, and for each prediction and image the query of each class."""
     batch, queries, columns = prediction.class_logits.shape
@@ -77,7 +79,8 @@ def reference_terms(
     target = F.pad(target, (0, right, 0, bottom), value=ignore_index)
     present = [[k for k in range(none) if (image == k).any()] for image in target]
 
-    matcher_points = torch.rand(batch, num_points, 2, generator=generator)
+    if not by_class:
+        matcher_points = torch.rand(batch, num_points, 2, generator=generator)
     candidates = torch.rand(batch, 3 * num_points, 2, generator=generator)
     uncertain = int(0.75 * num_points)
     others = torch.rand(batch, num_points - uncertain, 2, generator=generator)
@@ -89,12 +92,15 @@ def reference_terms(
     terms: dict[str, Tensor] = {}
     assignments: list[list[dict[int, int]]] = []
     for index, layer in enumerate(prediction.layers):
-        class_sum = mask_sum = dice_sum = contrastive_sum = layer.class_logits.new_zeros(())
+        class_sum = mask_sum = dice_sum = absent_sum = contrastive_sum = layer.class_logits.new_zeros(())
         assignments.append([])
         for b in range(batch):
             masks = layer.mask_logits[b]
             ignored = target[b] == ignore_index
-            matched = match(layer.class_logits[b], masks, target[b], present[b], matcher_points[b], ignored)
+            if by_class:
+                matched = {k: k for k in present[b]}
+            else:
+                matched = match(layer.class_logits[b], masks, target[b], present[b], matcher_points[b], ignored)
             assignments[-1].append(matched)
             for k, q in matched.items():
                 logits = sample(masks[q], candidates[b])
@@ -104,6 +110,8 @@ def reference_terms(
                 points = torch.cat([candidates[b][order], others[b]])
                 bce, dice = mask_losses(masks[q], target[b] == k, points, ignored)
                 mask_sum, dice_sum = mask_sum + bce, dice_sum + dice
+            for k in set(range(none)) - set(present[b]):
+                absent_sum = absent_sum + mask_losses(masks[k], torch.zeros_like(ignored), others[b], ignored)[0]
             label_of = {q: k for k, q in matched.items()}
             for q in range(queries):
                 label = label_of.get(q, none)
@@ -114,6 +122,8 @@ def reference_terms(
         terms[f"{index}/class"] = 2 * class_sum / weight_sum
         terms[f"{index}/mask"] = 5 * mask_sum / num_masks
         terms[f"{index}/dice"] = 5 * dice_sum / num_masks
+        if absent:
+            terms[f"{index}/absent"] = absent * absent_sum / num_masks
         if layer.text_logits is not None:
             terms[f"{index}/contrastive"] = contrastive_sum / weight_sum
     return terms, assignments

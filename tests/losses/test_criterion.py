@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+import math
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,15 @@ def assert_same_terms(actual, expected, **tolerance) -> None:
         torch.testing.assert_close(actual[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def assert_same_gradients(prediction: MaskPrediction, terms, expected) -> None:
+    tensors = leaves(prediction)
+    gradients = torch.autograd.grad(sum(terms.values()), list(tensors.values()))
+    expected_gradients = torch.autograd.grad(sum(expected.values()), list(tensors.values()))
+    for name, gradient, truth in zip(tensors, gradients, expected_gradients, strict=True):
+        assert truth.any(), name
+        torch.testing.assert_close(gradient, truth, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def test_example_in_the_docstring() -> None:
     result = doctest.testmod(criterion)
     assert result.attempted >= 3 and result.failed == 0
@@ -63,12 +73,7 @@ def test_terms_and_gradients_equal_the_reference(mode, class_weights) -> None:
         prediction, target, generator=seeded(), num_points=40, mode=mode, class_weights=class_weights
     )
     assert_same_terms(terms, expected)
-    tensors = leaves(prediction)
-    gradients = torch.autograd.grad(sum(terms.values()), list(tensors.values()))
-    expected_gradients = torch.autograd.grad(sum(expected.values()), list(tensors.values()))
-    for name, gradient, truth in zip(tensors, gradients, expected_gradients, strict=True):
-        assert truth.any(), name
-        torch.testing.assert_close(gradient, truth, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert_same_gradients(prediction, terms, expected)
 
 
 def test_matching_equals_the_reference() -> None:
@@ -276,6 +281,66 @@ def test_by_class_a_query_learns_the_class_of_its_number() -> None:
     torch.testing.assert_close(terms["2/class"], 2 * expected)
 
 
+def test_masks_of_absent_classes_equal_the_reference() -> None:
+    prediction, target = make_prediction(queries=6), make_target()
+    terms = small_loss(assignment="by_class", absent_mask_weight=3.0).terms(prediction, target, seeded())
+    expected, _ = reference_terms(prediction, target, generator=seeded(), num_points=40, by_class=True, absent=3.0)
+    assert_same_terms(terms, expected)
+    assert_same_gradients(prediction, terms, expected)
+    plain = small_loss(assignment="by_class").terms(prediction, target, seeded())
+    assert_same_terms(plain, {name: value for name, value in terms.items() if "absent" not in name}, atol=0, rtol=0)
+
+
+def test_masks_of_absent_classes_by_hand() -> None:
+    # Image 0 lacks class 2, image 1 lacks 0 and 3; five masks are matched. Of six queries the last two have no class.
+    prediction, target = make_prediction(queries=6), make_target()
+    logit = 1.5
+    flat = map_tensors(
+        prediction,
+        mask_embed=lambda value: torch.full_like(value, logit / 6),
+        mask_features=lambda value: torch.ones_like(value),
+    )
+    # At the border the zeros beyond it are mixed in: nothing is labelled there.
+    target[:, :3] = target[:, -3:] = target[:, :, :3] = target[:, :, -3:] = 255
+    terms = small_loss(assignment="by_class", absent_mask_weight=2.0).terms(flat, target, seeded())
+    assert terms["2/absent"].item() == pytest.approx(2 * 3 * math.log1p(math.exp(logit)) / 5)
+
+
+def test_masks_of_absent_classes_follow_a_permutation_of_classes_and_queries() -> None:
+    prediction, target = make_prediction(queries=4), make_target()
+    order = torch.tensor([2, 0, 3, 1])
+    columns = torch.cat([order, torch.tensor([4])])
+    table = torch.full((256,), 255)
+    table[order] = torch.arange(4)
+    permuted = map_tensors(
+        prediction,
+        class_logits=lambda value: value[:, order][..., columns],
+        text_logits=lambda value: value[:, order][..., columns],
+        mask_embed=lambda value: value[:, order],
+    )
+    loss = small_loss(assignment="by_class", absent_mask_weight=5.0)
+    assert_same_terms(loss.terms(permuted, table[target], seeded()), loss.terms(prediction, target, seeded()))
+
+
+def test_without_a_labelled_pixel_no_class_is_absent() -> None:
+    prediction, target = make_prediction(), make_target()
+    target[0] = 255
+    loss = small_loss(assignment="by_class", absent_mask_weight=5.0)
+    terms = loss.terms(prediction, target, seeded())
+    (gradient,) = torch.autograd.grad(terms["2/absent"], prediction.mask_embed)
+    assert not gradient[0].any()
+    assert gradient[1].any(1).tolist() == [True, False, False, True, False]  # it holds 1 and 2; query 4 has no class
+
+
+def test_a_single_absent_class_learns_an_empty_mask() -> None:
+    prediction = make_prediction(classes=1, queries=1, prompts=None)
+    target = torch.zeros(2, 30, 27, dtype=torch.int64)
+    target[0, 5:20, 5:20] = 1
+    terms = small_loss(assignment="by_class", absent_mask_weight=5.0).terms(prediction, target, seeded())
+    (gradient,) = torch.autograd.grad(terms["2/absent"], prediction.mask_embed)
+    assert gradient.flatten(1).any(1).tolist() == [False, True]
+
+
 def test_official_mask_normalizer() -> None:
     prediction, target = make_prediction(), make_target()
     masks = small_loss().terms(prediction, target, seeded())
@@ -322,6 +387,12 @@ def test_normalizers_are_averaged_over_processes(monkeypatch) -> None:
         ({"ignored_pixels": "void"}, "ignored_pixels must be one of 'excluded', 'background', got 'void'"),
         ({"mask_normalizer": "pixels"}, "mask_normalizer must be one of"),
         ({"assignment": "random"}, "assignment must be one of 'hungarian', 'by_class'"),
+        ({"absent_mask_weight": 1.0}, r"absent_mask_weight=1.0 needs the assignment 'by_class'.* got .* 'hungarian'"),
+        (
+            {"absent_mask_weight": 1.0, "assignment": "by_class", "importance_ratio": 1.0},
+            "needs random points, of which importance_ratio=1.0 leaves none",
+        ),
+        ({"absent_mask_weight": -1.0}, "absent_mask_weight"),
         ({"num_points": 0}, "num_points"),
         ({"oversample_ratio": 0.5}, "oversample_ratio must be at least 1"),
         ({"importance_ratio": 1.5}, r"importance_ratio in \[0, 1\]"),
