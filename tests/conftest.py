@@ -10,6 +10,9 @@ from pathlib import Path
 # The hub's library reads these when it is imported: no test may fetch weights, nor find any in a cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="empty-hub-")
+# Workers side by side share the cores, and so do the programs that they start: each would take all of them.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import open_clip
 import pytest

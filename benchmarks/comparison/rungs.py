@@ -42,6 +42,7 @@ def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
     Args:
         banks: files of text to compare by name, beside that of the configuration.
     """
+    hungarian = {"assignment": "hungarian", "absent_mask_weight": 0.0}  # which it does not have
     return [
         Rung("ladder", "no text", {"text_encoder": None}),
         Rung("ladder", "mask-text decoder", loss={"contrastive_weight": 0.0}),
@@ -53,8 +54,9 @@ def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
         Rung("text", "real bank"),
         *(Rung("text", name, {"text_embeddings": str(path)}) for name, path in banks.items()),
         Rung("small data", "as configured"),
-        Rung("small data", "Hungarian assignment", loss={"assignment": "hungarian"}),
-        Rung("small data", "Hungarian assignment, 50 queries", {"num_queries": 50}, {"assignment": "hungarian"}),
+        Rung("small data", "masks of absent classes left alone", loss={"absent_mask_weight": 0.0}),
+        Rung("small data", "Hungarian assignment", loss=hungarian),
+        Rung("small data", "Hungarian assignment, 50 queries", {"num_queries": 50}, hungarian),
         Rung("small data", "pixel decoder fpn", {"pixel_decoder": "fpn"}),
     ]
 

@@ -106,7 +106,7 @@ class MTACLIPLoss(nn.Module):
         if absent_mask_weight > 0 and assignment != "by_class":
             raise ValueError(
                 f"absent_mask_weight={absent_mask_weight} needs the assignment 'by_class', where each query has a "
-                f"class that can be absent; got the assignment {assignment!r}."
+                f"class that can be absent; with the assignment {assignment!r} it must be 0."
             )
         if absent_mask_weight > 0 and int(importance_ratio * num_points) == num_points:
             raise ValueError(

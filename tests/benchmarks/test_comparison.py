@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,10 @@ from benchmarks.comparison.summary import Spread, summarize
 from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import StoppedError, Trial, train_trial
 from benchmarks.text_sources import write_bank
+from mtaclip_plugin.losses import HungarianMatcher
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
+from trainers import train
+from trainers.criteria import build_criterion
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image
 from trainers.data.shapes import ShapesDataset
@@ -175,6 +178,16 @@ def test_rungs_differ_in_what_they_say() -> None:
     assert changed["mixneg"] == changed["+ learned prompts, P=3"]
     assert changed["allpos"].loss.contrastive_mode == "allpos"
     assert changed["random"].model.text_embeddings == "random.safetensors"
+
+
+def test_every_rung_of_the_small_data_recipe_has_a_loss() -> None:
+    config = parse_config(["--config", str(Path(train.__file__).parent / "configs" / "small_data.yaml")])
+    losses = {}
+    for rung in [*bank_rungs({}), *prompt_rungs({"text_encoder": "RN50"}, [3])]:
+        losses[rung.name] = build_criterion("mtaclip", **asdict(rung.applied_to(config).loss)).loss
+    assert losses["as configured"].absent_mask_weight > 0
+    assert losses["masks of absent classes left alone"].absent_mask_weight == 0
+    assert isinstance(losses["Hungarian assignment"].matcher, HungarianMatcher)
 
 
 def test_backbones_train_report_and_go_on(
