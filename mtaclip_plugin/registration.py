@@ -33,7 +33,9 @@ def swap_decoder(model: SegmentationModel, class_names: Sequence[str] | None = N
 
     The result's encoder is the very object that the model has: its weights, what is frozen of it, and its device and
     dtype are kept, and the two models share it from then on. All else starts anew. Nothing is downloaded for the
-    encoder, neither now nor when the result is saved and loaded.
+    encoder, neither now nor when the result is saved and loaded: it does not record which weights the encoder began
+    with. Where those are weights of smp that were trained with other colours than ImageNet's, ask ``preprocessing``
+    of the model that is swapped.
 
     Args:
         model: a model of any architecture of smp. Of a DPT's maps the deepest is used. As in the DPT itself the last
