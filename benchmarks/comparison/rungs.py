@@ -42,7 +42,7 @@ def bank_rungs(banks: Mapping[str, Path]) -> list[Rung]:
     Args:
         banks: files of text to compare by name, beside that of the configuration.
     """
-    hungarian = {"assignment": "hungarian", "absent_mask_weight": 0.0}  # which it does not have
+    hungarian = {"assignment": "hungarian", "absent_mask_weight": 0.0}  # no query has a class there
     return [
         Rung("ladder", "no text", {"text_encoder": None}),
         Rung("ladder", "mask-text decoder", loss={"contrastive_weight": 0.0}),

@@ -14,6 +14,7 @@ from mtaclip_plugin.structures import MaskPrediction
 from tests.losses.reference import leaves, make_prediction, reference_terms
 
 small_loss = partial(MTACLIPLoss, num_points=40)
+EMPTY = {"assignment": "by_class", "absent_mask_weight": 5.0}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -237,8 +238,9 @@ def test_more_classes_than_queries() -> None:
     assert sums.masks == 4 and sums.class_weights == pytest.approx(2 * 3 + (2 + 5))
 
 
-def test_bfloat16_autocast_and_inputs_are_computed_in_float32() -> None:
-    prediction, target, loss = make_prediction(), make_target(), small_loss()
+@pytest.mark.parametrize("options", [{}, EMPTY])
+def test_bfloat16_autocast_and_inputs_are_computed_in_float32(options) -> None:
+    prediction, target, loss = make_prediction(), make_target(), small_loss(**options)
     plain = loss.terms(prediction, target, seeded())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same_terms(loss.terms(prediction, target, seeded()), plain, atol=0, rtol=0)
@@ -318,40 +320,46 @@ def test_masks_of_absent_classes_follow_a_permutation_of_classes_and_queries() -
         text_logits=lambda value: value[:, order][..., columns],
         mask_embed=lambda value: value[:, order],
     )
-    loss = small_loss(assignment="by_class", absent_mask_weight=5.0)
+    loss = small_loss(**EMPTY)
     assert_same_terms(loss.terms(permuted, table[target], seeded()), loss.terms(prediction, target, seeded()))
 
 
 def test_without_a_labelled_pixel_no_class_is_absent() -> None:
     prediction, target = make_prediction(), make_target()
     target[0] = 255
-    loss = small_loss(assignment="by_class", absent_mask_weight=5.0)
+    loss = small_loss(**EMPTY)
     terms = loss.terms(prediction, target, seeded())
     (gradient,) = torch.autograd.grad(terms["2/absent"], prediction.mask_embed)
     assert not gradient[0].any()
     assert gradient[1].any(1).tolist() == [True, False, False, True, False]  # it holds 1 and 2; query 4 has no class
+    # Where ignored pixels are background, all four are.
+    terms = small_loss(**EMPTY, ignored_pixels="background").terms(prediction, target, seeded())
+    (gradient,) = torch.autograd.grad(terms["2/absent"], prediction.mask_embed)
+    assert gradient[0].any(1).tolist() == [True, True, True, True, False]
 
 
 def test_a_single_absent_class_learns_an_empty_mask() -> None:
     prediction = make_prediction(classes=1, queries=1, prompts=None)
     target = torch.zeros(2, 30, 27, dtype=torch.int64)
     target[0, 5:20, 5:20] = 1
-    terms = small_loss(assignment="by_class", absent_mask_weight=5.0).terms(prediction, target, seeded())
+    terms = small_loss(**EMPTY).terms(prediction, target, seeded())
     (gradient,) = torch.autograd.grad(terms["2/absent"], prediction.mask_embed)
     assert gradient.flatten(1).any(1).tolist() == [False, True]
 
 
 def test_official_mask_normalizer() -> None:
     prediction, target = make_prediction(), make_target()
-    masks = small_loss().terms(prediction, target, seeded())
-    weights = small_loss(mask_normalizer="class_weights").terms(prediction, target, seeded())
+    masks = small_loss(**EMPTY).terms(prediction, target, seeded())
+    weights = small_loss(**EMPTY, mask_normalizer="class_weights").terms(prediction, target, seeded())
+    torch.testing.assert_close(weights["1/absent"] * 5.5, masks["1/absent"] * 5)
     torch.testing.assert_close(weights["1/mask"] * 5.5, masks["1/mask"] * 5)
     torch.testing.assert_close(weights["1/dice"] * 5.5, masks["1/dice"] * 5)
     torch.testing.assert_close(weights["1/class"], masks["1/class"])
 
 
-def test_accumulated_micro_batches_equal_the_whole_batch(monkeypatch) -> None:
-    prediction, target, loss = make_prediction(), make_target(), small_loss()
+@pytest.mark.parametrize("options", [{}, EMPTY])
+def test_accumulated_micro_batches_equal_the_whole_batch(options, monkeypatch) -> None:
+    prediction, target, loss = make_prediction(), make_target(), small_loss(**options)
     pool = torch.rand(200, 2, generator=seeded())
     monkeypatch.setattr(torch, "rand", lambda rows, points, _, **options: pool[:points].expand(rows, -1, -1))
     halves = [
