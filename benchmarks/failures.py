@@ -22,6 +22,7 @@ from benchmarks.report import Section
 from trainers.assemble import create_dataset, create_forward, restore_model
 from trainers.checkpoints import Checkpoint, load_checkpoint
 from trainers.data.batch import Batch, SegmentationDataset
+from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
 from trainers.errors import UserError, main_guard, reading, user_errors
 from trainers.forward import Forward
@@ -214,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         dataset = create_dataset(replace(data, root=options.root or data.root), data.val_split)
         _check_classes("The dataset has", dataset.class_names, options.checkpoints[0], checkpoints[0])
+        if data.on_error == "skip":
+            dataset = usable_samples(dataset, split=data.val_split, num_workers=data.num_workers)
         loader = create_eval_loader(dataset, batch_size=1, num_workers=data.num_workers)
         forwards = []
         for checkpoint in checkpoints:

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import peers, runtimes
 from benchmarks.measure import MEBIBYTE, PairedSeconds, count_flops, peak_bytes, time_in_turn
 from benchmarks.peers import Scene
-from benchmarks.report import Section, benchmark_parser, write_report
+from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 from benchmarks.runtimes import EAGER, LabelMap, LeftOut, Way
 from mtaclip_plugin import semantic_labels
 from mtaclip_plugin.dpt_encoder import encode
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "text": text,
         },
         draw=lambda figure: draw(figure, sides[0], counts[sides[0]], seconds.get(sides[0])),
-        folder=options.output,
+        folder=report_folder(options),
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from benchmarks.report import Section, benchmark_parser, write_report
+from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
 from trainers.config import Config
-from trainers.errors import main_guard, reading, user_errors
+from trainers.errors import UserError, main_guard, reading, user_errors
 from trainers.parsing import parse_config
 from trainers.training import create_training
 
@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = benchmark_parser("loading", "How long training waits for its data; further options are the trainer's.")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="Numbers of processes that read.")
     options, rest = parser.parse_known_args(given)
+    if options.rounds < 1:
+        raise UserError("--rounds must be at least 1: how long training waits can only be timed.")
     config = parse_config(rest)
     iterations = WARM_UP + (2 if options.quick else 4 * options.rounds)
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sections=[wait_section(waits, config)],
         numbers={"waits": [asdict(wait) for wait in waits]},
         draw=lambda figure: draw(figure, waits),
-        folder=options.output,
+        folder=report_folder(options),
     )
 
 

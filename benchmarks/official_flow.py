@@ -127,7 +127,7 @@ def official_loss(
                 labels.flatten(),
                 weights[labels.flatten()],
                 mode=criterion.contrastive_mode,
-                normalizer=divisors.contrastive_weights,
+                normalizer=divisors.class_weights,
             )
     return loss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from benchmarks.markdown import table, versions
 
 RESULTS = Path(__file__).with_name("results")
+QUICK_RESULTS = Path("runs/quick")
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,15 @@ def benchmark_parser(name: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="Small sizes and one round: whether it runs, no numbers.")
     parser.add_argument("--rounds", type=int, default=7, help="Rounds that are timed; 0 only counts.")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="The folder to write to.")
+    parser.add_argument(
+        "--output", type=Path, help=f"The folder to write to; {RESULTS}, but with --quick {QUICK_RESULTS}."
+    )
     return parser
+
+
+def report_folder(options: Namespace) -> Path:
+    """Where a benchmark writes: what ``--quick`` gives is never taken for results."""
+    return options.output or (QUICK_RESULTS if options.quick else RESULTS)
 
 
 def machine() -> dict[str, str]:

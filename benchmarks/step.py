@@ -22,7 +22,7 @@ from benchmarks.measure import (
 )
 from benchmarks.parts import Part, measure_parts
 from benchmarks.peers import Contender, Scene
-from benchmarks.report import Section, benchmark_parser, write_report
+from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 from mtaclip_plugin import MTACLIPLoss, vocabulary
 from mtaclip_plugin.text import PromptLearner, TextTower
 
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "text": text,
         },
         draw=lambda figure: draw(figure, counts, seconds),
-        folder=options.output,
+        folder=report_folder(options),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.measure import MEBIBYTE, PairedSeconds, count_flops, peak_bytes, time_in_turn
 from benchmarks.peers import Scene
-from benchmarks.report import Section, benchmark_parser, write_report
+from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 
 CLASSES = (20, 150, 847, 2000)
 """Numbers of classes: of Pascal VOC, of ADE20K, of all of ADE20K, and more than any."""
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "seconds": [] if seconds is None else list(seconds.rounds),
         },
         draw=lambda figure: draw(figure, growth, seconds),
-        folder=options.output,
+        folder=report_folder(options),
     )
 
 

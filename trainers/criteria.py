@@ -64,7 +64,7 @@ class MaskCriterion(Criterion):
         self.loss = MTACLIPLoss(ignore_index=IGNORE_INDEX, **options)
 
     def forward(self, model: Forward, part: Part) -> dict[str, Tensor]:
-        """Terms "{i}/class", "{i}/mask", "{i}/dice" and, with text, "{i}/contrastive" of prediction i."""
+        """The terms of each prediction, see `MTACLIPLoss.terms`."""
         prediction = model(part.images, return_masks=True)
         normalizers = None
         if len(part.labels) < len(part.batch_labels):  # else the loss finds them on its own way

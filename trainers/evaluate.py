@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from ignite.handlers import ProgressBar
@@ -19,8 +18,7 @@ from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
 from trainers.checkpoints import Checkpoint, load_checkpoint
 from trainers.config import EvalConfig
-from trainers.data.batch import SegmentationDataset
-from trainers.data.check import check_before_training
+from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
 from trainers.engines import create_evaluator
 from trainers.errors import UserError, main_guard, user_errors
@@ -63,7 +61,7 @@ def evaluate(
                 f"{', '.join(dataset.class_names)}; evaluate it on a dataset with its own classes."
             )
         if data.on_error == "skip":
-            dataset = _usable(dataset, split or data.val_split, num_workers=data.num_workers)
+            dataset = usable_samples(dataset, split=split or data.val_split, num_workers=data.num_workers)
         model = restore_model(checkpoint)
         if text_embeddings is not None:
             _text_guided(model, "--text_embeddings").set_text_embeddings(text_embeddings)
@@ -75,14 +73,6 @@ def evaluate(
     evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
     ProgressBar(desc="evaluate").attach(evaluator)
     return evaluate_model(evaluator, loader)
-
-
-def _usable(dataset: SegmentationDataset, split: str, *, num_workers: int) -> SegmentationDataset:
-    """What of a dataset can be used; each of its files is read once more for that."""
-    with TemporaryDirectory() as folder:
-        return check_before_training(
-            dataset, split=split, folder=Path(folder), on_error="skip", num_workers=num_workers
-        )
 
 
 def _text_guided(model: SegmentationModel, option: str) -> MTACLIP:

@@ -86,6 +86,8 @@ def build_model(
         )
     except KeyError as error:  # smp's way to refuse a name; its message lists the known ones
         raise ValueError(error.args[0]) from error
+    except TypeError as error:  # of encoders that do not take what a head asks of them, such as an output stride
+        raise ValueError(f"{arch} cannot be built on the encoder {encoder_name}: {error}; choose another.") from error
     except LocalEntryNotFoundError as error:
         raise ConnectionError(
             f"The weights {encoder_weights!r} of the encoder {encoder_name} could not be fetched; connect to "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Costs
 from benchmarks.measure import count_flops, peak_bytes, time_in_turn
-from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
+from trainers.assemble import create_forward, create_model, resolve_statistics
 from trainers.config import Config
 from trainers.errors import user_errors
 from trainers.forward import Forward
@@ -46,17 +48,18 @@ class _Contender:
         return step
 
 
-def measure_costs(configs: Mapping[str, Config], *, rounds: int) -> dict[str, Costs]:
+def measure_costs(configs: Mapping[str, Config], folder: Path, *, rounds: int) -> dict[str, Costs]:
     """Costs of contenders by name; all are in memory at once, and are timed in turn.
 
     Args:
         configs: how each is trained.
+        folder: of the comparison.
         rounds: that are timed, after one that is not.
 
     Raises:
         UserError: Something in the options or the data must be put right first.
     """
-    contenders = {name: _create(config) for name, config in configs.items()}
+    contenders = {name: _create(config, folder) for name, config in configs.items()}
     latency = time_in_turn({name: one.predict for name, one in contenders.items()}, rounds, title="one image")
     steps = {name: one.stepping() for name, one in contenders.items()}
     seconds = time_in_turn(steps, rounds, title="training step")
@@ -77,12 +80,11 @@ def measure_costs(configs: Mapping[str, Config], *, rounds: int) -> dict[str, Co
     return costs
 
 
-def _create(config: Config) -> _Contender:
-    # So long a run never comes to its end, however often it is timed.
-    config = replace(config, train=replace(config.train, iterations=10**6, output=""))
+def _create(config: Config, folder: Path) -> _Contender:
+    config = replace(config, train=replace(config.train, output=""))
+    train_set = usable_dataset(config.data, config.data.train_split, folder)
+    val_set = usable_dataset(config.data, config.data.val_split, folder)
     with user_errors():
-        train_set = create_dataset(config.data, config.data.train_split)
-        val_set = create_dataset(config.data, config.data.val_split)
         torch.manual_seed(config.train.seed)
         model = create_model(config, train_set.class_names)
         config = resolve_statistics(config, model)

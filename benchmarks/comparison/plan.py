@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison.costs import measure_costs
+from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Costs
 from benchmarks.comparison.trials import Trial
 from benchmarks.markdown import table
-from trainers.assemble import create_dataset
-from trainers.errors import user_errors
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ def plan(trials: Sequence[Trial], folder: Path) -> list[PlannedTraining]:
     costs: dict[str, Costs] = {}
     for trial in missing.values():
         if (name := _pair(trial)) not in costs:
-            costs |= measure_costs({name: trial.config}, rounds=1)
-    return [PlannedTraining(trial, _seconds(trial, costs)) for trial in missing.values()]
+            costs |= measure_costs({name: trial.config}, folder, rounds=1)
+    return [PlannedTraining(trial, _seconds(trial, costs, folder)) for trial in missing.values()]
 
 
 def describe_plan(planned: Sequence[PlannedTraining], *, trials: int, jobs: int) -> str:
@@ -57,10 +56,9 @@ def describe_plan(planned: Sequence[PlannedTraining], *, trials: int, jobs: int)
     return "\n\n".join([table(("contender", "trainings", "minutes"), rows), sentence] if rows else [sentence])
 
 
-def _seconds(trial: Trial, costs: Mapping[str, Costs]) -> float:
+def _seconds(trial: Trial, costs: Mapping[str, Costs], folder: Path) -> float:
     cost, data, train = costs[_pair(trial)], trial.config.data, trial.config.train
-    with user_errors():
-        images = len(create_dataset(data, data.val_split))
+    images = len(usable_dataset(data, data.val_split, folder))
     validations = -(-train.iterations // train.validate_every)
     return train.iterations * cost.step_seconds + validations * images * cost.latency
 

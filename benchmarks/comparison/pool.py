@@ -13,18 +13,15 @@ from threading import Thread
 import torch
 from tqdm import tqdm
 
+from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Record
 from benchmarks.comparison.trials import LOG_FILE, RUNS, StoppedError, Trial, train_trial
-from trainers.assemble import create_dataset
-from trainers.config import Config
-from trainers.data.check import check_before_training
-from trainers.errors import UserError, user_errors
 
 STOPPED = "Stopped; the same command goes on with the trainings that are missing."
 
 
-def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequence[Trial] = ()) -> list[Record]:
-    """The records of all trials, in their order.
+def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequence[Trial] = ()) -> list[str]:
+    """Trains what has no record yet.
 
     A trial that fails does not stop the others. Each record is written as soon as it is there, and a training that was
     cut off goes on from its last checkpoint, so the same call goes on with what is missing.
@@ -35,34 +32,21 @@ def run_trials(trials: Sequence[Trial], folder: Path, *, jobs: int, keep: Sequen
         jobs: processes that train at the same time; they share the machine's cores.
         keep: trials whose last checkpoints are kept.
 
+    Returns:
+        A sentence for each trial that failed.
+
     Raises:
         StoppedError: A training was asked to stop.
-        UserError: Some trials failed; the sentence names them. All others are there.
+        UserError: The data must be put right first.
     """
     kept = {trial.key for trial in keep}
     missing = {trial.key: trial for trial in trials if trial.load_record(folder) is None}
-    failures = []
-    if missing:
-        _check_data(trials[0].config, folder)
-        failures = _train_all(list(missing.values()), folder, jobs=jobs, kept=kept)
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(missing)} trainings failed; mend what they say, and the same command goes on "
-            f"with them: {' | '.join(failures)}"
-        )
-    records = [trial.load_record(folder) for trial in trials]
-    assert None not in records
-    return [record for record in records if record is not None]
-
-
-def _check_data(config: Config, folder: Path) -> None:
-    """Reads all pictures once, rather than once for each training."""
-    with user_errors():
-        for split in (config.data.train_split, config.data.val_split):
-            dataset = create_dataset(config.data, split)
-            check_before_training(
-                dataset, split=split, folder=folder, on_error=config.data.on_error, num_workers=config.data.num_workers
-            )
+    if not missing:
+        return []
+    data = trials[0].config.data
+    for split in (data.train_split, data.val_split):
+        usable_dataset(data, split, folder)  # reads all pictures once, rather than once for each training
+    return _train_all(list(missing.values()), folder, jobs=jobs, kept=kept)
 
 
 def _train_all(trials: Sequence[Trial], folder: Path, *, jobs: int, kept: set[str]) -> list[str]:
@@ -99,7 +83,7 @@ def _train_in_workers(
 ) -> Iterator[tuple[Trial, Record | BaseException]]:
     """Trains several at a time, each in a process of its own."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)  # which knows the cores that this process was given
     with ProcessPoolExecutor(jobs, context, _start_worker, (threads,)) as pool:
         futures = {pool.submit(train_trial, trial, folder, keep=trial.key in kept): trial for trial in trials}
         try:

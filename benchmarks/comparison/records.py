@@ -70,7 +70,7 @@ class Costs:
 
     Attributes:
         encoder_parameters: numbers in the encoder.
-        decoder_parameters: trained numbers in all the rest.
+        decoder_parameters: numbers in all the rest.
         flops: operations of one validation image's forward pass, a multiplication and an addition are two.
         latency: median seconds from one validation image to its label map.
         step_seconds: median seconds of a training step.

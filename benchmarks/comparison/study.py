@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.comparison.class_groups import class_groups, images_with_class
 from benchmarks.comparison.costs import measure_costs
+from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.figures import accuracy_against, class_bars, contender_styles, curves, intervals, save_png
 from benchmarks.comparison.page import PageTable, write_page
 from benchmarks.comparison.plan import describe_plan, plan
@@ -23,9 +24,8 @@ from benchmarks.comparison.summary import Row, summarize
 from benchmarks.comparison.trials import Trial
 from benchmarks.markdown import versions
 from benchmarks.report import machine
-from trainers.assemble import create_dataset
 from trainers.config import Config
-from trainers.errors import UserError, user_errors
+from trainers.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,22 +47,19 @@ class Study:
         self.config = config
         self.options = options
         self.folder: Path = options.output
+        self.failures: list[str] = []
 
     @cached_property
     def class_images(self) -> dict[str, int]:
         """Number of training images that show each class, by its name."""
-        with user_errors():
-            dataset = create_dataset(self.config.data, self.config.data.train_split)
-            counts = images_with_class(dataset)
-        return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+        dataset = usable_dataset(self.config.data, self.config.data.train_split, self.folder)
+        return dict(zip(dataset.class_names, images_with_class(dataset).tolist(), strict=True))
 
     @cached_property
     def val_classes(self) -> list[str]:
         """The classes that the validation images show."""
-        with user_errors():
-            dataset = create_dataset(self.config.data, self.config.data.val_split)
-            counts = images_with_class(dataset)
-        return [name for name, count in zip(dataset.class_names, counts, strict=True) if count > 0]
+        dataset = usable_dataset(self.config.data, self.config.data.val_split, self.folder)
+        return [name for name, count in zip(dataset.class_names, images_with_class(dataset), strict=True) if count > 0]
 
     @cached_property
     def class_groups(self) -> dict[str, list[str]]:
@@ -75,34 +72,48 @@ class Study:
         print(describe_plan(planned, trials=len({trial.key for trial in trials}), jobs=self.options.jobs))
 
     def run(self, trials: Sequence[Trial], *, keep: Sequence[Trial] = ()) -> list[Record]:
-        """The records of the trials, in their order; with ``--report`` only of those that are there.
+        """The records of the trials, in their order, but of those that failed; with ``--report`` of what is there.
 
         Args:
             trials: what to train.
             keep: trials whose last checkpoints are kept.
 
         Raises:
-            UserError: A training failed, or there is nothing to report.
+            UserError: All trainings failed, or there is nothing to report.
         """
         if not self.options.report:
-            return run_trials(trials, self.folder, jobs=self.options.jobs, keep=keep)
+            self.failures = run_trials(trials, self.folder, jobs=self.options.jobs, keep=keep)
         records = [record for trial in trials if (record := trial.load_record(self.folder)) is not None]
-        if not records:
-            raise UserError(f"{self.folder} holds no record of these trainings; leave out --report to make them.")
         missing = len(trials) - len(records)
+        if not records:
+            self._raise_failures()
+            raise UserError(f"{self.folder} holds no record of these trainings; leave out --report to make them.")
         if missing:
             print(f"{missing} of {len(trials)} trainings are missing and left out.", file=sys.stderr)
         return records
 
+    def _raise_failures(self) -> None:
+        """Ends a command of which some trainings failed, once it has written what the others gave.
+
+        Raises:
+            UserError: Some failed; the sentence names them.
+        """
+        if self.failures:
+            raise UserError(
+                f"{len(self.failures)} training{'s' * (len(self.failures) > 1)} failed; mend what they say, and the "
+                f"same command goes on with them: {' | '.join(self.failures)}"
+            )
+
     def costs(self, trials: Sequence[Trial]) -> dict[tuple[str, str], Costs]:
-        """What each contender costs on each encoder; measured once, those of an encoder in turn.
+        """What each contender that was trained costs on each encoder; measured once, those of an encoder in turn.
 
         With ``--report`` nothing is measured, as other trainings may be running.
 
         Raises:
             UserError: See `measure_costs`.
         """
-        firsts = {(trial.contender, trial.encoder): trial for trial in reversed(trials)}
+        trained = [trial for trial in trials if trial.record_file(self.folder).exists()]
+        firsts = {(trial.contender, trial.encoder): trial for trial in reversed(trained)}
         costs: dict[tuple[str, str], Costs] = {}
         for encoder in dict.fromkeys(encoder for _, encoder in firsts):
             files = {
@@ -114,7 +125,7 @@ class Study:
                 if self.options.report:
                     continue
                 configs = {name: firsts[name, encoder].config for name in files}
-                for name, measured in measure_costs(configs, rounds=self.options.rounds).items():
+                for name, measured in measure_costs(configs, self.folder, rounds=self.options.rounds).items():
                     save_json(measured, files[name])
             costs |= {(name, encoder): Costs(**json.loads(file.read_text())) for name, file in files.items()}
         return costs
@@ -131,6 +142,9 @@ class Study:
         Args:
             groups: what is drawn together, by title.
             tables: of the page.
+
+        Raises:
+            UserError: Some trainings failed, which the pages then lack.
         """
         introduction = self._introduction()
         figures = self._figures(groups)
@@ -151,6 +165,7 @@ class Study:
         report = {"command": self._command(), "versions": versions(), "machine": machine(), "rows": numbers}
         (self.folder / f"{self.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(page)
+        self._raise_failures()
 
     def _introduction(self) -> list[str]:
         data, train = self.config.data, self.config.train

@@ -65,7 +65,7 @@ class Row:
         encoder: name of its encoder and of the weights that it started with.
         seeds: in rising order.
         mean_iou: of each seed, over the classes that the validation images show.
-        boundary_iou: of each seed.
+        boundary_iou: of each seed, as its training has it: over all classes that are shown or predicted.
         class_iou: mean over the seeds by class, ``None`` where no validation image shows it.
         groups: mean IoU over groups of classes by name of the group, e.g. "tail".
         curve: (iteration, mean IoU, mean over the seeds) of the validations.

@@ -68,8 +68,9 @@ class MTACLIPLoss(nn.Module):
             dice_weight: weight of the dice loss of masks, in both.
             contrastive_weight: weight of the mask-to-text contrastive loss.
             absent_mask_weight: weight of the binary cross-entropy that keeps the masks of classes empty which an image
-                does not hold, next to ``mask_weight`` for those that it holds. Only with the assignment "by_class",
-                where it is known whose they are; not in the paper, where unmatched queries learn no mask.
+                does not hold. Each of them counts as a mask of a present class does by ``mask_weight``, and their sum
+                is divided by the number of the present ones too. Only with the assignment "by_class", where it is
+                known whose they are; not in the paper, where unmatched queries learn no mask.
             no_object_weight: weight of the class "none", in the class and contrastive loss.
             contrastive_mode: see :func:`contrastive_loss`.
             num_points: points at which each mask is compared, in matching and in the losses.
@@ -225,7 +226,7 @@ class MTACLIPLoss(nn.Module):
                         layer_labels,
                         weights[layer_labels],
                         mode=self.contrastive_mode,
-                        normalizer=divisors.contrastive_weights,
+                        normalizer=divisors.class_weights,
                     )
         return terms
 
@@ -251,7 +252,7 @@ class MTACLIPLoss(nn.Module):
             if classes
         )
         total = matched + self.no_object_weight * (num_queries * len(counts) - sum(counts))
-        return LossNormalizers(masks=float(sum(counts)), class_weights=total, contrastive_weights=total)
+        return LossNormalizers(masks=float(sum(counts)), class_weights=total)
 
     def _all_class_weights(self, num_classes: int) -> list[float]:
         """K+1 weights, the last of them for "none"."""

@@ -14,21 +14,15 @@ class LossNormalizers:
 
     Attributes:
         masks: number of matched masks, for the mask losses.
-        class_weights: summed class weights of all queries, for the class loss.
-        contrastive_weights: summed class weights of all queries, for the contrastive loss.
+        class_weights: summed class weights of all queries, for the class loss and the contrastive loss.
     """
 
     masks: float
     class_weights: float
-    contrastive_weights: float
 
     def __add__(self, other: LossNormalizers) -> LossNormalizers:
         """The divisors of both batches together."""
-        return LossNormalizers(
-            self.masks + other.masks,
-            self.class_weights + other.class_weights,
-            self.contrastive_weights + other.contrastive_weights,
-        )
+        return LossNormalizers(self.masks + other.masks, self.class_weights + other.class_weights)
 
     def averaged(self, device: torch.device) -> LossNormalizers:
         """The mean over all processes, which gradients averaged by DDP call for; never zero.
@@ -36,10 +30,9 @@ class LossNormalizers:
         Args:
             device: where the process group communicates.
         """
-        sums = torch.tensor(astuple(self), dtype=torch.float64)
+        sums, processes = torch.tensor(astuple(self), dtype=torch.float64), 1
         if dist.is_available() and dist.is_initialized():
-            sums = sums.to(device)
+            sums, processes = sums.to(device), dist.get_world_size()
             dist.all_reduce(sums)
-            sums /= dist.get_world_size()
-        # Where one of them is zero, because there are no masks or all weights are, the sum above the line is zero too.
-        return LossNormalizers(*(value or 1.0 for value in sums.tolist()))
+        # Without any mask, or any weight, the sums that are divided are zero, but for masks that are to be empty.
+        return LossNormalizers(*((value or 1.0) / processes for value in sums.tolist()))

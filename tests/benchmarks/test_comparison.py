@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import ablation, backbones, shrink
+from benchmarks import ablation, backbones, failures, shrink
 from benchmarks.comparison import pool, trials
 from benchmarks.comparison.class_groups import class_groups, images_with_class
 from benchmarks.comparison.heads import HEADS, with_encoder, with_head
@@ -205,20 +205,23 @@ def test_backbones_train_report_and_go_on(
     assert rows["fpn"]["seeds"] == [0, 1] and len(rows["fpn"]["curve"]) == 2
     assert rows["mtaclip"]["costs"]["encoder_parameters"] == rows["fpn"]["costs"]["encoder_parameters"]
     assert all(value > 0 for row in rows.values() for value in row["costs"].values())
-    assert all(path.stat().st_size < 200_000 for path in tmp_path.glob("*.png"))
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.png")]
+    assert sizes and max(sizes) < 200_000
     logs = [EventAccumulator(str(folder)).Reload() for folder in (tmp_path / "runs").glob("*/tensorboard")]
     assert all(log.PluginTagToContent("hparams") for log in logs) and len(logs) == 6
     kept = list((tmp_path / "runs").glob("*/last.pt"))
     assert len(kept) == 3 and len(list((tmp_path / "runs").glob("*/*.pt"))) == 6
 
-    victim = next((tmp_path / "records").glob("*.json"))
+    # One whose checkpoint is not kept, so that it is trained anew.
+    finished = {path.parent.name for path in kept}
+    victim = next(path for path in (tmp_path / "records").glob("*.json") if path.stem not in finished)
     before = victim.read_text()
     victim.unlink()
     trained = []
     monkeypatch.setattr(pool, "_train_all", lambda trials, folder, **_: trained.extend(trials) or ["it was not mended"])
     with pytest.raises(SystemExit):
         backbones.main(arguments)
-    assert "1 of 1 trainings failed" in capsys.readouterr().err
+    assert "1 training failed; mend what they say" in capsys.readouterr().err
     assert [trial.record_file(tmp_path) for trial in trained] == [victim]
     shutil.rmtree(tmp_path / "costs")
     backbones.main([*arguments, "--report"])
@@ -251,9 +254,29 @@ def test_a_failed_training_is_named_and_does_not_stop_the_others(
 ) -> None:
     arguments = ["--heads", "fpn,unet", "--seeds", "0", "--output", str(tmp_path), *QUICK, "--data.crop_size=[31,32]"]
     line = failure(backbones.main, [*arguments, "--encoders", "resnet18"], capsys)
-    assert "1 of 2 trainings failed" in line and "fpn on resnet18 (untrained), seed 0" in line
+    assert "1 training failed" in line and "fpn on resnet18 (untrained), seed 0" in line
     assert len(list((tmp_path / "records").glob("*.json"))) == 1
+    assert "| unet |" in (tmp_path / "backbones.md").read_text() and "GFLOP" in (tmp_path / "backbones.md").read_text()
     assert "Traceback" in "".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
+
+
+def test_bad_images_that_are_left_out_are_left_out_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, output = tmp_path / "data", tmp_path / "out"
+    write_folder(root, labels=[0, 1])
+    for split in ("train", "val"):
+        (root / "images" / split / "0.png").write_bytes(b"no picture")
+    data = ["--data.dataset=folder", f"--data.root={root}", "--data.on_error=skip"]
+    options = ["--heads", "fpn", "--seeds", "0", "--output", str(output), *QUICK, *data]
+    backbones.main([*options, "--plan"])
+    assert "1 of 1 trainings are missing" in capsys.readouterr().out
+    backbones.main(options)
+    page = capsys.readouterr().out
+    assert "GFLOP" in page and "| sky | 2 |" in page
+    (checkpoint,) = (output / "runs").glob("*/last.pt")
+    failures.main(["--checkpoints", str(checkpoint), "--output", str(tmp_path / "worst.png")])
+    assert "the 2 images of its split val" in capsys.readouterr().out
 
 
 def test_a_training_waits_for_the_same_one_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +391,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         (ablation, ["--banks", "random=x.npy"], "--banks random is a name of the ablation's own"),
         (backbones, ["--train.seed=3"], "--train.seed is set by the comparison; use --seeds"),
         (backbones, ["--iterations", "0"], "--iterations must be at least 1"),
+        (backbones, ["--iterations", "1", "--plan"], "--optim.warmup_iterations"),
         (backbones, ["--train.iterations", "many"], "many"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 
 from benchmarks import inference, loading, peers, runtimes, step, vocabulary
 from benchmarks.measure import count_flops
+from benchmarks.report import QUICK_RESULTS, RESULTS, benchmark_parser, report_folder
 from mtaclip_plugin import MTACLIPLoss
 from mtaclip_plugin.text import PromptLearner, TextTower
-from tests.trainers.tiny_runs import MTACLIP, TINY
+from tests.trainers.tiny_runs import MTACLIP, TINY, failure
+from trainers.criteria import MaskCriterion
+from trainers.data.shapes import ShapesDataset
+from trainers.parsing import parse_config
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +125,29 @@ def test_loading_measures_the_wait(tmp_path: Path) -> None:
     waits = report_of(tmp_path, "loading")["waits"]
     assert [wait["workers"] for wait in waits] == [0, 1]
     assert all(wait["waiting"] > 0 and wait["step"] > 0 for wait in waits)
+
+
+@pytest.mark.parametrize(("slow", "other"), [("waiting", "step"), ("step", "waiting")])
+def test_loading_knows_a_slow_reader_from_a_slow_step(slow: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name = {"waiting": (ShapesDataset, "__getitem__"), "step": (MaskCriterion, "forward")}[slow]
+    quick = getattr(owner, name)
+
+    def slowed(*arguments: object) -> object:
+        time.sleep(1)
+        return quick(*arguments)
+
+    monkeypatch.setattr(owner, name, slowed)
+    wait = loading.measure_wait(parse_config([*TINY, *MTACLIP, "--data.num_workers=0"]))
+    assert getattr(wait, slow) >= 1 > getattr(wait, other)
+
+
+def test_waiting_can_not_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = failure(loading.main, ["--rounds", "0", "--output", str(tmp_path)], capsys)
+    assert "--rounds must be at least 1" in line
+
+
+def test_quick_results_are_no_results(tmp_path: Path) -> None:
+    parser = benchmark_parser("step", "")
+    assert report_folder(parser.parse_args([])) == RESULTS
+    assert report_folder(parser.parse_args(["--quick"])) == QUICK_RESULTS
+    assert report_folder(parser.parse_args(["--quick", "--output", str(tmp_path)])) == tmp_path

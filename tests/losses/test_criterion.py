@@ -268,8 +268,8 @@ def test_normalizers_by_hand() -> None:
     loss = small_loss(class_weights=[1.0, 2.0, 3.0, 4.0])
     sums = loss.normalizers(make_target(), num_queries=5, num_classes=4)
     assert sums.masks == 5
-    assert sums.class_weights == sums.contrastive_weights == pytest.approx(1 + 2 + 4 + 2 + 3 + 0.5)
-    nothing = LossNormalizers(0.0, 0.0, 0.0).averaged(torch.device("cpu"))
+    assert sums.class_weights == pytest.approx(1 + 2 + 4 + 2 + 3 + 0.5)
+    nothing = LossNormalizers(0.0, 0.0).averaged(torch.device("cpu"))
     assert nothing.masks == 1 and nothing.class_weights > 0
 
 
@@ -383,9 +383,21 @@ def test_accumulated_micro_batches_equal_the_whole_batch(options, monkeypatch) -
 def test_normalizers_are_averaged_over_processes(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    others = torch.tensor([2.0, 4.0, 8.0], dtype=torch.float64)
+    others = torch.tensor([2.0, 4.0], dtype=torch.float64)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(others))
-    assert LossNormalizers(4.0, 1.0, 2.0).averaged(torch.device("cpu")) == LossNormalizers(3.0, 2.5, 5.0)
+    assert LossNormalizers(4.0, 1.0).averaged(torch.device("cpu")) == LossNormalizers(3.0, 2.5)
+
+
+def test_masks_to_be_empty_weigh_the_same_on_any_number_of_processes(monkeypatch) -> None:
+    # Two images without the class: DDP averages the gradients of one each, so each loss counts twice.
+    prediction, target, loss = make_prediction(classes=1, queries=1, prompts=None), make_target(), small_loss(**EMPTY)
+    alone = loss.terms(prediction, torch.zeros_like(target), seeded())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.mul_(2))
+    of_two = loss.terms(prediction, torch.zeros_like(target), seeded())
+    assert alone["2/absent"] > 0
+    torch.testing.assert_close(of_two["2/absent"], 2 * alone["2/absent"])
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,10 @@ def test_a_wrong_label_is_told_in_one_sentence(
         (["--model.arch", "unet", "--model.encoder_name", "resnet17"], "resnet17"),
         (["--model.arch", "unet", "--model.encoder_name", "tu-resnet17"], "timm has no model 'resnet17'; did you mean"),
         (["--model.arch", "unet", "--model.encoder_name", "clip"], "unknown encoder 'clip'; "),
+        (
+            ["--model.arch=deeplabv3plus", "--model.encoder_name=tu-swin_tiny_patch4_window7_224"],
+            "deeplabv3plus cannot be built on the encoder tu-swin_tiny_patch4_window7_224",
+        ),
         (["--model.encoder_name", "clip"], "the open_clip model that text_encoder names"),
         (["--model.encoder_name", "resnet17"], "resnet17"),
         (["--model.arch", "unet", "--model.encoder_weights", "of-my-cat"], "of-my-cat"),

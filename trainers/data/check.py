@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import ignite.distributed as idist
@@ -55,6 +56,18 @@ def check_before_training(
         remedy = "" if len(bad) == len(dataset) else ", or leave such images out with --data.on_error skip"
         raise ValueError(f"{count} cannot be used; put right what is listed above{remedy}. The first: {bad[0].problem}")
     return dataset.without(sample.index for sample in bad)
+
+
+def usable_samples(dataset: SegmentationDataset, *, split: str, num_workers: int) -> SegmentationDataset:
+    """The samples of a dataset that can be used, outside of a run: all its files are read for that.
+
+    Raises:
+        ValueError: all samples are bad.
+    """
+    with TemporaryDirectory() as folder:
+        return check_before_training(
+            dataset, split=split, folder=Path(folder), on_error="skip", num_workers=num_workers
+        )
 
 
 def _find_bad_once(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> list[BadSample]:

@@ -1,0 +1,32 @@
+"""The images of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainers.assemble import create_dataset
+from trainers.config import DataConfig
+from trainers.data.batch import SegmentationDataset
+from trainers.data.check import check_before_training
+from trainers.errors import user_errors
+
+
+def usable_dataset(config: DataConfig, split: str, folder: Path) -> SegmentationDataset:
+    """The samples of a split that the trainings use; files that the comparison has looked at are not read again.
+
+    Args:
+        config: of the data.
+        split: name of the split.
+        folder: of the comparison.
+
+    Raises:
+        UserError: The data cannot be read, or some are bad and are not to be skipped.
+    """
+    with user_errors():
+        return check_before_training(
+            create_dataset(config, split),
+            split=split,
+            folder=folder,
+            on_error=config.on_error,
+            num_workers=config.num_workers,
+        )
