@@ -171,7 +171,11 @@ class Study:
         data, train = self.config.data, self.config.train
         height, width = data.crop_size
         where = ", ".join(f"{key} {value}" for key, value in machine().items())
-        groups = ", ".join(f"{group}: {len(names)}" for group, names in self.class_groups.items())
+        shown = set(self.val_classes)
+        groups = ", ".join(
+            f"{group}: {len(names)} ({len(shown.intersection(names))} of them in validation images)"
+            for group, names in self.class_groups.items()
+        )
         return [
             f"Made by {self._command()} with {versions()}; {where}.",
             f"Each training: {train.iterations} steps of {train.batch_size} crops of {height}x{width}, by the same "
