@@ -64,6 +64,11 @@ def machine() -> dict[str, str]:
     return described
 
 
+def describe_machine() -> str:
+    """What `machine` says, as words."""
+    return ", ".join(f"{key} {value}" for key, value in machine().items())
+
+
 def write_report(
     name: str,
     *,
@@ -88,8 +93,7 @@ def write_report(
     from matplotlib.figure import Figure  # of the "bench" extra
 
     folder.mkdir(parents=True, exist_ok=True)
-    where = ", ".join(f"{key} {value}" for key, value in machine().items())
-    head = f"# {title}\n\nMade by `{command}` with {versions()}; {where}."
+    head = f"# {title}\n\nMade by `{command}` with {versions()}; {describe_machine()}."
     page = "\n\n".join([head, *(section.to_markdown() for section in sections), f"![{title}]({name}.png)"]) + "\n"
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
     report = {"command": command, "versions": versions(), "machine": machine(), "numbers": numbers}

@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Costs
 from benchmarks.measure import count_flops, peak_bytes, time_in_turn
+from benchmarks.report import describe_machine
 from trainers.assemble import create_forward, create_model, resolve_statistics
 from trainers.config import Config
 from trainers.errors import user_errors
@@ -76,6 +77,7 @@ def measure_costs(configs: Mapping[str, Config], folder: Path, *, rounds: int) -
             latency=latency.median(name),
             step_seconds=seconds.median(name),
             step_bytes=peak,
+            machine=describe_machine(),
         )
     return costs
 

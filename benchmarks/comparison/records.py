@@ -41,6 +41,7 @@ class Record:
         evaluations: other scores of the same weights by name, e.g. of another classification.
         curve: (iteration, mean IoU) of each validation.
         config: YAML of all options.
+        machine: that trained, in words.
     """
 
     contender: str
@@ -50,6 +51,7 @@ class Record:
     evaluations: Mapping[str, Scores]
     curve: tuple[tuple[int, float], ...]
     config: str
+    machine: str
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -75,6 +77,7 @@ class Costs:
         latency: median seconds from one validation image to its label map.
         step_seconds: median seconds of a training step.
         step_bytes: most bytes of tensors that live at any moment of a training step.
+        machine: that the seconds are of, in words.
     """
 
     encoder_parameters: int
@@ -83,6 +86,7 @@ class Costs:
     latency: float
     step_seconds: float
     step_bytes: int
+    machine: str
 
 
 def load_record(path: Path) -> Record:

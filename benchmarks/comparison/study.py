@@ -23,7 +23,6 @@ from benchmarks.comparison.records import Costs, Record, save_json
 from benchmarks.comparison.summary import Row, summarize
 from benchmarks.comparison.trials import Trial
 from benchmarks.markdown import versions
-from benchmarks.report import machine
 from trainers.config import Config
 from trainers.errors import UserError
 
@@ -146,7 +145,7 @@ class Study:
         Raises:
             UserError: Some trainings failed, which the pages then lack.
         """
-        introduction = self._introduction()
+        introduction = self._introduction([row for rows in groups.values() for row in rows])
         figures = self._figures(groups)
         write_page(
             self.folder / f"{self.name}.html",
@@ -162,22 +161,22 @@ class Study:
         page = "\n\n".join([f"# {self.title}", *paragraphs, *(each.to_markdown() for each in tables), *pictures])
         (self.folder / f"{self.name}.md").write_text(page + "\n", encoding="utf-8")
         numbers = {title: [asdict(row) for row in rows] for title, rows in groups.items()}
-        report = {"command": self._command(), "versions": versions(), "machine": machine(), "rows": numbers}
+        report = {"command": self._command(), "versions": versions(), "rows": numbers}
         (self.folder / f"{self.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(page)
         self._raise_failures()
 
-    def _introduction(self) -> list[str]:
+    def _introduction(self, rows: Sequence[Row]) -> list[str]:
         data, train = self.config.data, self.config.train
         height, width = data.crop_size
-        where = ", ".join(f"{key} {value}" for key, value in machine().items())
+        machines = dict.fromkeys(machine for row in rows for machine in row.machines)
         shown = set(self.val_classes)
         groups = ", ".join(
             f"{group}: {len(names)} ({len(shown.intersection(names))} of them in validation images)"
             for group, names in self.class_groups.items()
         )
         return [
-            f"Made by {self._command()} with {versions()}; {where}.",
+            f"Made by {self._command()} with {versions()}; trained on {'; '.join(machines)}.",
             f"Each training: {train.iterations} steps of {train.batch_size} crops of {height}x{width}, by the same "
             "trainer, with the same data, order, augmentation, optimiser and learning rates. Scores are those after "
             f"the last step, in % as mean ± standard deviation over the seeds. {groups} classes, thirds by the number "

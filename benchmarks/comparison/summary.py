@@ -70,6 +70,7 @@ class Row:
         groups: mean IoU over groups of classes by name of the group, e.g. "tail".
         curve: (iteration, mean IoU, mean over the seeds) of the validations.
         costs: what the model costs; ``None`` where that was not measured.
+        machines: that trained, in words, each once.
     """
 
     contender: str
@@ -81,6 +82,7 @@ class Row:
     groups: Mapping[str, Spread] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     costs: Costs | None = None
+    machines: tuple[str, ...] = ()
 
 
 def summarize(
@@ -131,6 +133,7 @@ def _row(
             for points in zip(*(record.curve for record in records), strict=False)
         ),
         costs=costs,
+        machines=tuple(dict.fromkeys(record.machine for record in records)),
     )
 
 

@@ -67,7 +67,8 @@ def accuracy_table(title: str, rows: Sequence[Row]) -> PageTable:
         ]
         for row in rows
     ]
-    return PageTable(title, columns, cells)
+    machines = dict.fromkeys(row.costs.machine for row in rows if row.costs)
+    return PageTable(title, columns, cells, f"Seconds were measured on {'; '.join(machines)}." if machines else "")
 
 
 def difference_table(title: str, rows: Sequence[Row], reference: str) -> PageTable:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import benchmarks.denseclip  # noqa: F401  registers this peer, in whichever process trains it
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
+from benchmarks.report import describe_machine
 from mtaclip_plugin.inference import Classification
 from trainers.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
 from trainers.config import Config, LossConfig, ModelConfig
@@ -142,6 +143,7 @@ def _train(trial: Trial, folder: Path, run: Path, *, keep: bool) -> Record:
         evaluations=evaluations,
         curve=_curve(run / LOG),
         config=config_to_yaml(replace(trial.config, train=replace(trial.config.train, output=""))),
+        machine=describe_machine(),
     )
     _log_hyperparameters(record, run / LOG)
     save_json(record, trial.record_file(folder))

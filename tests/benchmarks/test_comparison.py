@@ -28,6 +28,7 @@ from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
 from benchmarks.comparison.summary import Spread, summarize
 from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import StoppedError, Trial, train_trial
+from benchmarks.report import describe_machine
 from benchmarks.text_sources import write_bank
 from mtaclip_plugin.losses import HungarianMatcher
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
@@ -46,7 +47,7 @@ QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
 def make_record(contender: str, seed: int, values: dict[str, float | None], *, encoder: str = "resnet18") -> Record:
     known = [value for value in values.values() if value is not None]
     scores = Scores(mean_iou=sum(known) / len(known), boundary_iou=0.1, class_iou=values)
-    return Record(contender, encoder, seed, scores, {}, ((2, 0.1), (4, scores.mean_iou)), "")
+    return Record(contender, encoder, seed, scores, {}, ((2, 0.1), (4, scores.mean_iou)), "", "an abacus")
 
 
 def test_spread_by_hand() -> None:
@@ -204,7 +205,8 @@ def test_backbones_train_report_and_go_on(
     rows = {row["contender"]: row for row in report["rows"]["heads"]}
     assert rows["fpn"]["seeds"] == [0, 1] and len(rows["fpn"]["curve"]) == 2
     assert rows["mtaclip"]["costs"]["encoder_parameters"] == rows["fpn"]["costs"]["encoder_parameters"]
-    assert all(value > 0 for row in rows.values() for value in row["costs"].values())
+    assert all(value > 0 for row in rows.values() for name, value in row["costs"].items() if name != "machine")
+    assert f"; trained on {describe_machine()}." in page and f"Seconds were measured on {describe_machine()}." in page
     sizes = [path.stat().st_size for path in tmp_path.glob("*.png")]
     assert sizes and max(sizes) < 200_000
     logs = [EventAccumulator(str(folder)).Reload() for folder in (tmp_path / "runs").glob("*/tensorboard")]
@@ -224,7 +226,10 @@ def test_backbones_train_report_and_go_on(
     assert "1 training failed; mend what they say" in capsys.readouterr().err
     assert [trial.record_file(tmp_path) for trial in trained] == [victim]
     shutil.rmtree(tmp_path / "costs")
+    for path in (tmp_path / "records").glob("*.json"):
+        path.write_text(path.read_text().replace(describe_machine(), "another machine"))
     backbones.main([*arguments, "--report"])
+    assert "; trained on another machine." in (tmp_path / "backbones.md").read_text()
     assert "1 of 6 trainings are missing" in capsys.readouterr().err
     assert not (tmp_path / "costs").exists() and "GFLOP" not in (tmp_path / "backbones.md").read_text()
     # The same training gives the same scores again.

@@ -36,6 +36,7 @@ COSTS = Costs(
     latency=0.03,
     step_seconds=0.5,
     step_bytes=2**30,
+    machine="an abacus",
 )
 
 
