@@ -211,7 +211,8 @@ def test_gradients_that_overflow_for_ever_in_half_precision_end_the_run(tmp_path
 
 
 def test_half_precision_scales_the_loss_and_trains() -> None:
-    steps = run(build("mtaclip"), batches(1) * 6, arch="mtaclip", precision="fp16")
+    # A processor that computes in float16 itself overflows until the scale was halved about ten times.
+    steps = run(build("mtaclip"), batches(1) * 20, arch="mtaclip", precision="fp16")
     assert all(math.isfinite(step.loss) for step in steps) and steps[-1].loss < steps[0].loss
 
 
