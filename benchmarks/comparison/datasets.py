@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from trainers.assemble import create_dataset
@@ -11,8 +12,11 @@ from trainers.data.check import check_before_training
 from trainers.errors import user_errors
 
 
+@cache
 def usable_dataset(config: DataConfig, split: str, folder: Path) -> SegmentationDataset:
-    """The samples of a split that the trainings use; files that the comparison has looked at are not read again.
+    """The samples of a split that the trainings use, found once a command.
+
+    Files that an earlier command on the same folder has found good are not read again.
 
     Args:
         config: of the data.
