@@ -17,9 +17,9 @@ from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import CLASSIFICATIONS, Trial
 from benchmarks.text_sources import random_bank, shuffled, write_bank
 from trainers.assemble import bank_file, create_dataset
-from trainers.config import Config
-from trainers.data.text_bank import load_text_bank
-from trainers.errors import UserError, main_guard, user_errors
+from trainers.foundation.errors import UserError, main_guard, user_errors
+from trainers.options.config import Config
+from trainers.text.text_bank import load_text_bank
 
 CONTROL_SEED = 0
 """Of the order of shuffled rows, and of random ones: all trainings of a rung have the same text."""

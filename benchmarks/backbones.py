@@ -11,7 +11,7 @@ from benchmarks.comparison.options import comma_separated, comparison_parser, pa
 from benchmarks.comparison.study import Study
 from benchmarks.comparison.tables import accuracy_table, class_table, difference_table
 from benchmarks.comparison.trials import Trial
-from trainers.errors import main_guard
+from trainers.foundation.errors import main_guard
 
 OURS = "mtaclip"
 

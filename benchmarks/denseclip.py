@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.text import check_class_names, load_embeddings
 from mtaclip_plugin.text.bank import check_bank_shape
-from trainers.criteria import Part, PixelCriterion, mean_cross_entropy, register_criterion
-from trainers.forward import Forward
+from trainers.engine.criteria import Part, PixelCriterion, mean_cross_entropy, register_criterion
+from trainers.engine.forward import Forward
 
 TEMPERATURE = 0.07
 """What cosines are divided by to be the auxiliary logits."""

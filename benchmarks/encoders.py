@@ -17,10 +17,9 @@ from benchmarks.encoder_list import ENCODERS, REFUSED
 from benchmarks.markdown import table, versions
 from benchmarks.measure import count_flops
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.clip_encoder import ClipEncoder
-from mtaclip_plugin.dpt_encoder import encode
-from mtaclip_plugin.encoders import STRIDES, EncoderMaps, find_maps
-from mtaclip_plugin.plain_vit import PlainViT
+from mtaclip_plugin.encoders import STRIDES, EncoderMaps, encode, find_maps
+from mtaclip_plugin.encoders.clip import ClipEncoder
+from mtaclip_plugin.encoders.plain_vit import PlainViT
 
 OUTPUT = Path("docs/ENCODERS.md")
 SIDE = 512

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.data.batch import IGNORE_INDEX
-from trainers.errors import UserError
-from trainers.pictures import FONT_SIZE, magnify, overlay, palette, side_by_side, to_pillow, with_legend
+from trainers.foundation.errors import UserError
+from trainers.report.pictures import FONT_SIZE, magnify, overlay, palette, side_by_side, to_pillow, with_legend
 
 LARGEST_FILE = 200_000
 SIDES = (320, 280, 240, 210, 180, 160, 140, 120, 100)

@@ -20,14 +20,14 @@ from benchmarks.failure_picture import Row, failure_png
 from benchmarks.markdown import versions
 from benchmarks.report import Section
 from trainers.assemble import create_dataset, create_forward, restore_model
-from trainers.checkpoints import Checkpoint, load_checkpoint
 from trainers.data.batch import Batch, SegmentationDataset
 from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
-from trainers.errors import UserError, main_guard, reading, user_errors
-from trainers.forward import Forward
-from trainers.memory import return_freed_memory
-from trainers.metrics import LabelConfusionMatrix, class_iou
+from trainers.engine.forward import Forward
+from trainers.foundation.errors import UserError, main_guard, reading, user_errors
+from trainers.foundation.memory import return_freed_memory
+from trainers.run.checkpoints import Checkpoint, load_checkpoint
+from trainers.scores.metrics import LabelConfusionMatrix, class_iou
 
 LISTED = 5
 """Classes and confusions that a table lists."""

@@ -17,7 +17,7 @@ from benchmarks.peers import Scene
 from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 from benchmarks.runtimes import EAGER, LabelMap, LeftOut, Way
 from mtaclip_plugin import semantic_labels
-from mtaclip_plugin.dpt_encoder import encode
+from mtaclip_plugin.encoders import encode
 
 OURS, LOGITS, MASK2FORMER = "mtaclip", "mtaclip, by its logits", "Mask2Former"
 TEXT_TOWER = "RN50"

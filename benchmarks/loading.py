@@ -15,10 +15,10 @@ from ignite.engine import Engine, Events
 
 from benchmarks.report import Section, benchmark_parser, report_folder, write_report
 from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
-from trainers.config import Config
-from trainers.errors import UserError, main_guard, reading, user_errors
-from trainers.parsing import parse_config
-from trainers.training import create_training
+from trainers.foundation.errors import UserError, main_guard, reading, user_errors
+from trainers.options.config import Config
+from trainers.options.parsing import parse_config
+from trainers.run.training import create_training
 
 WARM_UP = 3
 """Steps that do not count: workers start, and caches fill."""

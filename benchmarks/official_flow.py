@@ -19,11 +19,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, MTACLIPLoss
-from mtaclip_plugin.decoder import deformable_attention, grid_sampling, heads, layers, pixel_decoder
+from mtaclip_plugin.decoder import heads, layers, pixel_decoder
+from mtaclip_plugin.decoder.deformable import attention, grid_sampling
 from mtaclip_plugin.decoder.layers import MaskTextDecoderLayer
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
 from mtaclip_plugin.decoder.pixel_decoder import PixelFeatures
-from mtaclip_plugin.dpt_encoder import encode
+from mtaclip_plugin.encoders import encode
 from mtaclip_plugin.losses import (
     MaskTargets,
     class_loss,
@@ -62,9 +63,9 @@ def everything_kept() -> Iterator[None]:
         return function(*inputs)
 
     with ExitStack() as stack:
-        for module in (deformable_attention, grid_sampling, heads, pixel_decoder):
+        for module in (attention, grid_sampling, heads, pixel_decoder):
             stack.enter_context(patch.object(module, "recomputed", kept))
-        stack.enter_context(patch.object(deformable_attention, "deformable_sampling", grid_sampling.grid_sampling))
+        stack.enter_context(patch.object(attention, "deformable_sampling", grid_sampling.grid_sampling))
         stack.enter_context(patch.object(layers, "mask_kept_as_bool", lambda *_: ExitStack()))
         yield
 

@@ -13,7 +13,7 @@ from benchmarks.measure import count_bytes, count_flops, time_in_turn
 from benchmarks.peers import Scene
 from mtaclip_plugin import MTACLIP, MaskPrediction, MTACLIPLoss
 from mtaclip_plugin.decoder.pixel_decoder import PixelFeatures
-from mtaclip_plugin.dpt_encoder import encode
+from mtaclip_plugin.encoders import encode
 from mtaclip_plugin.losses import MaskTargets
 
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from trainers.data.folder import FolderDataset
 from trainers.data.pairs import Pair
 from trainers.data.reading import read_ids, read_image
-from trainers.errors import UserError, main_guard, user_errors
-from trainers.pictures import to_pillow
+from trainers.foundation.errors import UserError, main_guard, user_errors
+from trainers.report.pictures import to_pillow
 
 
 def shrink(root: Path, output: Path, *, factor: float) -> None:

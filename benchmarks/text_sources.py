@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
 from trainers.data.folder import read_class_names
-from trainers.errors import main_guard, user_errors
+from trainers.foundation.errors import main_guard, user_errors
 
 ClipTemplate = Literal["single", "ensemble"]
 
@@ -94,7 +94,7 @@ def random_bank(like: Tensor, seed: int) -> Tensor:
 
 
 def write_bank(path: Path, embeddings: Tensor, class_names: Sequence[str], source: str) -> None:
-    """Write a bank as ``trainers.data.text_bank`` does.
+    """Write a bank as ``trainers.text.text_bank`` does.
 
     Args:
         path: the ``.safetensors`` file.

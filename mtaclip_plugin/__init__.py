@@ -1,13 +1,13 @@
 """MTA-CLIP for segmentation_models_pytorch: importing it registers the architecture ``"mtaclip"``."""
 
-from mtaclip_plugin.convert import ConversionReport, load_mask2former
-from mtaclip_plugin.image_statistics import Preprocessing, preprocessing
+from mtaclip_plugin.encoders import Preprocessing, preprocessing
 from mtaclip_plugin.inference import semantic_labels
 from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
 from mtaclip_plugin.registration import register, swap_decoder
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text.vocabularies import vocabulary
+from mtaclip_plugin.weights import ConversionReport, load_mask2former
 
 register()
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_positive
-from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
+from mtaclip_plugin.decoder import MTACLIPDecoder
 from mtaclip_plugin.inference import Classification
 from mtaclip_plugin.text import NONE_NAME, EmbeddingBank, PromptLearner, check_class_names, load_embeddings
 from mtaclip_plugin.text.bank import check_bank_shape
+from mtaclip_plugin.text.evaluation import TextHolder
 from mtaclip_plugin.text.exchange import bank_of, prompts_for
 
 
-class TextGuidedModel(SegmentationModel):
+class TextGuidedModel(TextHolder):
     """A model whose classes are names with text embeddings, both of which can be exchanged.
 
     Each exchange rewrites ``config``, so that the model saves and loads as it then is, and may put new parameters in
@@ -31,8 +30,6 @@ class TextGuidedModel(SegmentationModel):
         class_names: K names; ``None`` if the model was built without any.
         untrained_names: the names that the class head was never trained on. While there are any, evaluation
             classifies by text alone.
-        prompts: where text embeddings come from; ``None`` without text.
-        text_embeddings: (P, K+1, T), what evaluation uses; ``None`` without text.
     """
 
     config: dict[str, Any]
@@ -40,8 +37,6 @@ class TextGuidedModel(SegmentationModel):
     classification: Classification
     class_names: list[str] | None
     untrained_names: tuple[str, ...]
-    prompts: PromptLearner | EmbeddingBank | None
-    text_embeddings: Tensor | None
 
     def set_class_names(self, names: Sequence[str], *, trained: bool = False) -> None:
         """Exchanges the class list, for other names or another number of them.
@@ -122,52 +117,9 @@ class TextGuidedModel(SegmentationModel):
             self.prompts = bank_of(text, text)
             self._write_config()
 
-    def train(self, mode: bool = True) -> Self:
-        """Switches the mode; on the way to evaluation the text embeddings are brought up to date."""
-        super().train(mode)
-        if not mode:
-            self._refresh_text_embeddings()
-        return self
-
-    def _hold_text(self, classes: int) -> None:
-        """Makes the buffer that evaluation uses: always there, so that the forward pass is pure."""
-        embeddings = None
-        if self.prompts is not None:
-            embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
-        self.register_buffer("text_embeddings", embeddings, persistent=False)
-        self._text_source: list[Tensor] = []
-        self.register_load_state_dict_post_hook(_refresh_after_loading)
-
-    def _current_text(self) -> Tensor | None:
-        """(P, K+1, T) text embeddings: made by the tower in training, kept from the last ``eval()`` otherwise."""
-        if self.training and self.prompts is not None:
-            return self.prompts()
-        return self.text_embeddings
-
     def current_classification(self) -> Classification:
         """The way chosen, but in evaluation text alone where the class head has rows that were never trained."""
         return "text" if self.untrained_names and not self.training else self.classification
-
-    def _refresh_text_embeddings(self) -> None:
-        """Encodes the prompts anew if what they are made of has changed since it was last done."""
-        if self.prompts is None or self.text_embeddings is None:
-            return
-        # Values, not versions: fused optimizers and changes of .data leave no trace in those.
-        source = [tensor.detach() for tensor in chain(self.prompts.parameters(), self.prompts.buffers())]
-        if len(source) == len(self._text_source) and all(map(_equal, source, self._text_source)):
-            return
-        # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
-        device = self.text_embeddings.device
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            self.text_embeddings = self.prompts().clone()
-            self._text_source = [tensor.clone() for tensor in source]
-
-    def _evaluation_text(self) -> Tensor:
-        """(P, K+1, T) text embeddings that evaluation uses, or would use if ``eval()`` were called."""
-        if self.training:
-            self._refresh_text_embeddings()
-        assert self.text_embeddings is not None
-        return self.text_embeddings
 
     def _compare(self, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """The names, checked, and those of them that are not in the present list."""
@@ -235,14 +187,3 @@ def _select_outputs(linear: nn.Linear, rows: list[int | None]) -> nn.Linear:
         selected.weight[kept] = weight[source]
         selected.bias[kept] = linear.bias[source]
     return selected
-
-
-def _equal(tensor: Tensor, other: Tensor) -> bool:
-    alike = tensor.device == other.device and tensor.dtype == other.dtype
-    return alike and tensor.device.type != "meta" and torch.equal(tensor, other)
-
-
-def _refresh_after_loading(model: TextGuidedModel, incompatible_keys: Any) -> None:
-    """A hook, so that it is also called where the model is part of another module."""
-    if not model.training:
-        model._refresh_text_embeddings()

@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_choice, check_images, check_positive
 from mtaclip_plugin.classes import TextGuidedModel
-from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
-from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
-from mtaclip_plugin.decoder.pixel_decoder import PixelDecoderName, build_pixel_decoder
-from mtaclip_plugin.dpt_encoder import encode
-from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
+from mtaclip_plugin.decoder import (
+    InputNorm,
+    MaskTextDecoder,
+    MTACLIPDecoder,
+    PixelDecoderName,
+    TextPositions,
+    build_pixel_decoder,
+)
+from mtaclip_plugin.encoders import StridePyramid, build_encoder, encode, find_maps
 from mtaclip_plugin.inference import Classification, semantic_labels, semantic_logits
 from mtaclip_plugin.structures import MaskPrediction
-from mtaclip_plugin.text import EmbeddingBank, PromptLearner, TextTower, check_class_names, load_embeddings
-from mtaclip_plugin.text.bank import check_bank_shape
+from mtaclip_plugin.text import PromptLearner, TextTower, build_bank, check_class_names
 
 
 class MTACLIP(TextGuidedModel):
@@ -156,7 +159,7 @@ class MTACLIP(TextGuidedModel):
         self.prompts = None
         visual: nn.Module | None = None
         if text_encoder == "bank":
-            self.prompts = _build_bank(text_embeddings, bank_shape, classes)
+            self.prompts = build_bank(text_embeddings, bank_shape, classes)
             self._write_config()
         elif text_embeddings is not None:
             raise ValueError(f"text_embeddings need text_encoder='bank', got text_encoder={text_encoder!r}")
@@ -288,13 +291,3 @@ class MTACLIP(TextGuidedModel):
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""
         super()._set_encoder_trainable(mode)
         self.encoder.train(mode and self.training)
-
-
-def _build_bank(
-    source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
-) -> EmbeddingBank:
-    if source is None and shape is None:
-        raise ValueError("text_encoder='bank' needs text_embeddings=, a tensor or a .npy or .safetensors file")
-    embeddings = None if source is None else load_embeddings(source)
-    shape = check_bank_shape(embeddings.shape if embeddings is not None else shape or (), classes)
-    return EmbeddingBank(shape, embeddings)

@@ -11,10 +11,10 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import nn
 
-from mtaclip_plugin.dpt_encoder import take_any_size
 from mtaclip_plugin.encoders import find_maps, timm_name
+from mtaclip_plugin.encoders.dpt import take_any_size
+from mtaclip_plugin.encoders.swin import swin_options
 from mtaclip_plugin.model import MTACLIP
-from mtaclip_plugin.swin import swin_options
 
 _RECORDED = ("encoder_name", "encoder_depth", "in_channels", "classes")
 

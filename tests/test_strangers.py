@@ -20,12 +20,12 @@ from mtaclip_plugin import load_mask2former
 from mtaclip_plugin.text import TextTower, load_embeddings
 from tests.conftest import TOWERS
 from tests.test_model import build
-from trainers.checkpoints import load_checkpoint
-from trainers.config import Config
 from trainers.data.reading import read_image
-from trainers.data.text_bank import load_text_bank
-from trainers.errors import UserError
-from trainers.parsing import config_from_yaml, config_to_yaml
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
+from trainers.options.parsing import config_from_yaml, config_to_yaml
+from trainers.run.checkpoints import load_checkpoint
+from trainers.text.text_bank import load_text_bank
 
 
 class Payload:

@@ -10,16 +10,16 @@ from typing import Any
 from segmentation_models_pytorch.base import SegmentationModel
 
 from mtaclip_plugin import preprocessing
-from trainers.checkpoints import Checkpoint
-from trainers.config import Config, DataConfig, data_root
 from trainers.data.batch import SegmentationDataset
 from trainers.data.folder import FolderDataset
 from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.shapes import ShapesDataset
-from trainers.data.text_bank import SHAPES_BANK, load_text_bank
-from trainers.errors import UserError
-from trainers.forward import Forward, resolve_device
+from trainers.engine.forward import Forward, resolve_device
+from trainers.foundation.errors import UserError
 from trainers.models import build_model, reads_bank, text_options
+from trainers.options.config import Config, DataConfig, data_root
+from trainers.run.checkpoints import Checkpoint
+from trainers.text.text_bank import SHAPES_BANK, load_text_bank
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -123,7 +123,7 @@ def bank_file(config: Config) -> Path:
         return SHAPES_BANK
     sentence = (
         "A bank of text needs --model.text_embeddings FILE with one row for each class, such as "
-        "python -m trainers.data.text_bank writes"
+        "python -m trainers.text.text_bank writes"
     )
     if "text_encoder" in text_options(config.model.arch):
         sentence += "; or set --model.text_encoder to the name of an open_clip model, or to null for no text"

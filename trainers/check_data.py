@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.assemble import create_dataset
-from trainers.config import DataConfig
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.findings import BadSample, read_once
-from trainers.errors import main_guard, user_errors
-from trainers.parsing import parse_config
+from trainers.foundation.errors import main_guard, user_errors
+from trainers.options.config import DataConfig
+from trainers.options.parsing import parse_config
 
 
 @dataclass

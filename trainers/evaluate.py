@@ -16,15 +16,15 @@ from segmentation_models_pytorch.base import SegmentationModel
 from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
-from trainers.checkpoints import Checkpoint, load_checkpoint
-from trainers.config import EvalConfig
 from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
-from trainers.engines import create_evaluator
-from trainers.errors import UserError, main_guard, user_errors
-from trainers.help_format import CommandLineHelp
-from trainers.metrics import SegmentationScores, format_scores
-from trainers.validation import evaluate_model
+from trainers.engine.engines import create_evaluator
+from trainers.foundation.errors import UserError, main_guard, user_errors
+from trainers.options.config import EvalConfig
+from trainers.options.help_format import CommandLineHelp
+from trainers.run.checkpoints import Checkpoint, load_checkpoint
+from trainers.run.validation import evaluate_model
+from trainers.scores.metrics import SegmentationScores, format_scores
 
 
 def evaluate(

@@ -13,14 +13,14 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from trainers.assemble import create_forward, restore_model
-from trainers.checkpoints import load_checkpoint
-from trainers.contact_sheet import ContactSheet, contact_sheet
 from trainers.data.reading import IMAGE_SUFFIXES, read_image
-from trainers.errors import UserError, main_guard, user_errors
-from trainers.forward import Forward
-from trainers.help_format import CommandLineHelp
-from trainers.memory import return_freed_memory
-from trainers.pictures import overlay, save_index_png, save_picture, with_legend
+from trainers.engine.forward import Forward
+from trainers.foundation.errors import UserError, main_guard, user_errors
+from trainers.foundation.memory import return_freed_memory
+from trainers.options.help_format import CommandLineHelp
+from trainers.report.contact_sheet import ContactSheet, contact_sheet
+from trainers.report.pictures import overlay, save_index_png, save_picture, with_legend
+from trainers.run.checkpoints import load_checkpoint
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

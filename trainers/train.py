@@ -12,43 +12,43 @@ import torch
 from ignite.engine import Events
 
 from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
-from trainers.checkpoints import (
+from trainers.data.batch import SegmentationDataset
+from trainers.data.check import check_before_training
+from trainers.data.loaders import create_eval_loader
+from trainers.engine.engines import create_evaluator
+from trainers.engine.forward import Forward
+from trainers.foundation.errors import UserError, main_guard, reading, user_errors
+from trainers.models import has_random_text
+from trainers.options.config import Config, TrainConfig
+from trainers.options.parsing import config_to_yaml, parse_config
+from trainers.report.logbook import OVERLAYS, Logbook, attach_progress_bars
+from trainers.run.checkpoints import (
     BEST,
     LAST,
     PREVIOUS,
     Checkpoint,
     ValidationState,
-    check_resumable,
     load_checkpoint,
     load_latest,
 )
-from trainers.config import Config, TrainConfig
-from trainers.data.batch import SegmentationDataset
-from trainers.data.check import check_before_training
-from trainers.data.loaders import create_eval_loader
-from trainers.engines import create_evaluator
-from trainers.errors import UserError, main_guard, reading, user_errors
-from trainers.failures import run_failures
-from trainers.forward import Forward
-from trainers.interruption import Interruption
-from trainers.logbook import OVERLAYS, Logbook, attach_progress_bars
-from trainers.metrics import format_scores
-from trainers.models import has_random_text
-from trainers.parsing import config_to_yaml, parse_config
-from trainers.progress import Progress
-from trainers.training import Training, create_training
-from trainers.validation import Validation
+from trainers.run.failures import run_failures
+from trainers.run.interruption import Interruption
+from trainers.run.progress import Progress
+from trainers.run.resume import check_resumable
+from trainers.run.training import Training, create_training
+from trainers.run.validation import Validation
+from trainers.scores.metrics import format_scores
 
 
 def train(config: Config) -> None:
     """Trains as configured, and prints the best checkpoint's scores and where everything lies.
 
-    A run that the output folder holds is gone on with, see `trainers.config.TrainConfig`. One that is asked to stop
-    (Ctrl-C, SIGTERM) finishes its step, saves, and says how to go on.
+    A run that the output folder holds is gone on with, see `trainers.options.config.TrainConfig`. One that is asked
+    to stop (Ctrl-C, SIGTERM) finishes its step, saves, and says how to go on.
 
     Raises:
         UserError: Something in the options, the data or the checkpoint must be put right first; or the run cannot
-            go on, see `trainers.failures`.
+            go on, see `trainers.run.failures`.
     """
     folder, first = Path(config.train.output), idist.get_rank() == 0
     with user_errors():

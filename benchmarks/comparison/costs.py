@@ -14,10 +14,10 @@ from benchmarks.comparison.records import Costs
 from benchmarks.measure import count_flops, peak_bytes, time_in_turn
 from benchmarks.report import describe_machine
 from trainers.assemble import create_forward, create_model, resolve_statistics
-from trainers.config import Config
-from trainers.errors import user_errors
-from trainers.forward import Forward
-from trainers.training import Training, create_training
+from trainers.engine.forward import Forward
+from trainers.foundation.errors import user_errors
+from trainers.options.config import Config
+from trainers.run.training import Training, create_training
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from trainers.assemble import create_dataset
-from trainers.config import DataConfig
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
-from trainers.errors import user_errors
+from trainers.foundation.errors import user_errors
+from trainers.options.config import DataConfig
 
 
 @cache

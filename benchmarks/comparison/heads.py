@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
-from trainers.config import Config
-from trainers.errors import UserError
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
 
 Head = Literal["mtaclip", "mask2former", "denseclip", "fpn", "unet", "upernet", "deeplabv3plus", "segformer"]
 HEADS: tuple[Head, ...] = get_args(Head)

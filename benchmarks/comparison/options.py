@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainers.config import Config
-from trainers.errors import UserError
-from trainers.parsing import parse_config
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
+from trainers.options.parsing import parse_config
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def parse_comparison(parser: ArgumentParser, arguments: Sequence[str] | None) ->
 
     Raises:
         UserError: An option's value is out of its range.
-        argparse.ArgumentError: See `trainers.parsing.parse_config`.
+        argparse.ArgumentError: See `trainers.options.parsing.parse_config`.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options, rest = parser.parse_known_args(given)

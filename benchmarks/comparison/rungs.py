@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trainers.config import Config
+from trainers.options.config import Config
 
 Group = Literal["ladder", "contrastive mode", "temperature", "text positions", "text", "small data"]
 GROUPS: tuple[Group, ...] = get_args(Group)

@@ -23,8 +23,8 @@ from benchmarks.comparison.records import Costs, Record, save_json
 from benchmarks.comparison.summary import Row, summarize
 from benchmarks.comparison.trials import Trial
 from benchmarks.markdown import versions
-from trainers.config import Config
-from trainers.errors import UserError
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,9 +156,9 @@ class Study:
         )
         for name, _, figure in figures:
             save_png(figure, self.folder / f"{self.name}_{name}.png")
-        pictures = [f"![{caption}]({self.name}_{name}.png)" for name, caption, _ in figures]
+        where = f"Figures: `{self.name}.html` and `{self.name}_*.png`, which the command above writes with `--report`."
         paragraphs = [paragraph.replace(self._command(), f"`{self._command()}`") for paragraph in introduction]
-        page = "\n\n".join([f"# {self.title}", *paragraphs, *(each.to_markdown() for each in tables), *pictures])
+        page = "\n\n".join([f"# {self.title}", *paragraphs, *(each.to_markdown() for each in tables), where])
         (self.folder / f"{self.name}.md").write_text(page + "\n", encoding="utf-8")
         numbers = {title: [asdict(row) for row in rows] for title, rows in groups.items()}
         report = {"command": self._command(), "versions": versions(), "rows": numbers}

@@ -19,15 +19,15 @@ import benchmarks.denseclip  # noqa: F401  registers this peer, in whichever pro
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from benchmarks.report import describe_machine
 from mtaclip_plugin.inference import Classification
-from trainers.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
-from trainers.config import Config, LossConfig, ModelConfig
 from trainers.data.check import CHECKED_FILE
-from trainers.errors import UserError
 from trainers.evaluate import evaluate
-from trainers.logbook import LOG, SCORES
-from trainers.metrics import SegmentationScores
+from trainers.foundation.errors import UserError
 from trainers.models import is_mtaclip, text_options
-from trainers.parsing import config_to_yaml
+from trainers.options.config import Config, LossConfig, ModelConfig
+from trainers.options.parsing import config_to_yaml
+from trainers.report.logbook import LOG, SCORES
+from trainers.run.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
+from trainers.scores.metrics import SegmentationScores
 from trainers.train import train
 
 RUNS, RECORDS = "runs", "records"

@@ -1,1 +1,15 @@
 """From an encoder's feature pyramid and text embeddings to mask predictions."""
+
+from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
+from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
+from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, PixelDecoderName, build_pixel_decoder
+
+__all__ = [
+    "DeformablePixelDecoder",
+    "InputNorm",
+    "MTACLIPDecoder",
+    "MaskTextDecoder",
+    "PixelDecoderName",
+    "TextPositions",
+    "build_pixel_decoder",
+]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.fpn.decoder import SegmentationBlock
 from torch import Tensor, nn
 
-from mtaclip_plugin.decoder.deformable_attention import DeformableAttention
+from mtaclip_plugin.decoder.deformable.attention import DeformableAttention
 from mtaclip_plugin.decoder.layers import feedforward
 from mtaclip_plugin.decoder.positions import LevelShapes, cell_centers, sine_positions
 from mtaclip_plugin.decoder.recompute import recomputed

@@ -1,8 +1,16 @@
 """From class names to text embeddings: learned prompts through a frozen tower, or a bank of ready embeddings."""
 
-from mtaclip_plugin.text.bank import EmbeddingBank, load_embeddings
+from mtaclip_plugin.text.bank import EmbeddingBank, build_bank, load_embeddings
 from mtaclip_plugin.text.class_names import NONE_NAME, check_class_names
 from mtaclip_plugin.text.prompts import PromptLearner
 from mtaclip_plugin.text.tower import TextTower
 
-__all__ = ["NONE_NAME", "EmbeddingBank", "PromptLearner", "TextTower", "check_class_names", "load_embeddings"]
+__all__ = [
+    "NONE_NAME",
+    "EmbeddingBank",
+    "PromptLearner",
+    "TextTower",
+    "build_bank",
+    "check_class_names",
+    "load_embeddings",
+]

@@ -42,6 +42,27 @@ class EmbeddingBank(nn.Module):
         return torch.cat([self.embeddings, self.none_embedding]).unsqueeze(0)
 
 
+def build_bank(
+    source: Tensor | np.ndarray | str | Path | None, shape: Sequence[int] | None, classes: int
+) -> EmbeddingBank:
+    """A bank of given embeddings, or one of a shape whose values a checkpoint brings.
+
+    Args:
+        source: the embeddings, or where they lie.
+        shape: their shape, where there are none yet.
+        classes: K.
+
+    Raises:
+        ValueError: if there is neither, or they do not suit K classes.
+        FileNotFoundError: if there is no such file.
+    """
+    if source is None and shape is None:
+        raise ValueError("text_encoder='bank' needs text_embeddings=, a tensor or a .npy or .safetensors file")
+    embeddings = None if source is None else load_embeddings(source)
+    shape = check_bank_shape(embeddings.shape if embeddings is not None else shape or (), classes)
+    return EmbeddingBank(shape, embeddings)
+
+
 def check_bank_shape(shape: Sequence[int], num_classes: int) -> tuple[int, ...]:
     """The shape as a tuple, if it suits K classes.
 

@@ -33,13 +33,13 @@ from benchmarks.text_sources import write_bank
 from mtaclip_plugin.losses import HungarianMatcher
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, write_folder
 from trainers import train
-from trainers.criteria import build_criterion
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image
 from trainers.data.shapes import ShapesDataset
-from trainers.errors import UserError
-from trainers.parsing import config_from_yaml, parse_config
-from trainers.validation import Validation
+from trainers.engine.criteria import build_criterion
+from trainers.foundation.errors import UserError
+from trainers.options.parsing import config_from_yaml, parse_config
+from trainers.run.validation import Validation
 
 QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
 

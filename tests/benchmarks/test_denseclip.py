@@ -16,14 +16,14 @@ from benchmarks.denseclip import DenseCLIP, TextSimilarity
 from tests.trainers.tiny_runs import TINY, failure, run_training, write_folder
 from trainers import evaluate, train
 from trainers.assemble import create_model, restore_model
-from trainers.checkpoints import load_checkpoint
-from trainers.config import Config, ModelConfig
-from trainers.criteria import MaskCriterion, Part, PixelCriterion, build_criterion
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.shapes import CLASS_NAMES
-from trainers.data.text_bank import SHAPES_BANK, load_text_bank
-from trainers.forward import Forward
+from trainers.engine.criteria import MaskCriterion, Part, PixelCriterion, build_criterion
+from trainers.engine.forward import Forward
 from trainers.models import build_model, reads_bank, text_options
+from trainers.options.config import Config, ModelConfig
+from trainers.run.checkpoints import load_checkpoint
+from trainers.text.text_bank import SHAPES_BANK, load_text_bank
 
 
 def build(**options: Any) -> DenseCLIP:
@@ -227,4 +227,4 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, capsys: pytest.Captur
     write_folder(tmp_path / "data", labels=[0, 1])
     data = ["--data.dataset=folder", f"--data.root={tmp_path / 'data'}", f"--train.output={tmp_path / 'run'}"]
     line = failure(train.main, [*TINY, *data, "--model.arch=denseclip"], capsys)
-    assert line.endswith("such as python -m trainers.data.text_bank writes.")
+    assert line.endswith("such as python -m trainers.text.text_bank writes.")

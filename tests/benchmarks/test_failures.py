@@ -17,14 +17,14 @@ from benchmarks.failure_picture import LARGEST_FILE, Row, failure_png
 from benchmarks.failures import Failure, class_section, confusion_section, measure, worst_images
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure
 from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics, restore_model
-from trainers.checkpoints import Checkpoint, ValidationState, load_checkpoint, save_checkpoint
 from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.loaders import create_eval_loader
 from trainers.data.shapes import CLASS_NAMES
-from trainers.errors import UserError
-from trainers.forward import Forward
-from trainers.parsing import parse_config
-from trainers.pictures import palette
+from trainers.engine.forward import Forward
+from trainers.foundation.errors import UserError
+from trainers.options.parsing import parse_config
+from trainers.report.pictures import palette
+from trainers.run.checkpoints import Checkpoint, ValidationState, load_checkpoint, save_checkpoint
 
 
 class Samples(SegmentationDataset):

@@ -17,9 +17,9 @@ from benchmarks.report import QUICK_RESULTS, RESULTS, benchmark_parser, report_f
 from mtaclip_plugin import MTACLIPLoss
 from mtaclip_plugin.text import PromptLearner, TextTower
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure
-from trainers.criteria import MaskCriterion
 from trainers.data.shapes import ShapesDataset
-from trainers.parsing import parse_config
+from trainers.engine.criteria import MaskCriterion
+from trainers.options.parsing import parse_config
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from benchmarks.text_sources import (
 )
 from mtaclip_plugin.text.vocabularies import vocabulary
 from tests.trainers.tiny_runs import failure
-from trainers.data.text_bank import load_text_bank
+from trainers.text.text_bank import load_text_bank
 
 COCO_STUFF = [
     "person", "bicycle", "car", "stop sign", "parking meter", "handbag", "tie",

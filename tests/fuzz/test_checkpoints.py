@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz.files import damaged
 from tests.fuzz.outcomes import outcome
-from trainers.checkpoints import Checkpoint, ValidationState, load_checkpoint, save_checkpoint
-from trainers.config import Config
-from trainers.errors import UserError
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
+from trainers.run.checkpoints import Checkpoint, ValidationState, load_checkpoint, save_checkpoint
 
 CHECKPOINT = Checkpoint(
     config=Config(),

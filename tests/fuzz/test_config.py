@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.outcomes import outcome
-from trainers.config import Config
-from trainers.errors import UserError
-from trainers.parsing import config_from_yaml, config_to_yaml, parse_config
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config
+from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
 
 DEFAULTS = {
     f"{section}.{name}": yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

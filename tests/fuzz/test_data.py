@@ -16,7 +16,7 @@ from PIL import Image
 from tests.fuzz.files import damaged
 from tests.fuzz.models import seeds
 from tests.fuzz.outcomes import outcome
-from trainers.augment import BatchAugmentation
+from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import IGNORE_INDEX, Sample, collate
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtaclip_plugin import MaskPrediction, bands
-from mtaclip_plugin.inference import scores_to_logits, semantic_labels, semantic_logits, semantic_scores
+from mtaclip_plugin import MaskPrediction
+from mtaclip_plugin.inference import bands, scores_to_logits, semantic_labels, semantic_logits, semantic_scores
 from tests.fuzz.models import seeds
 from tests.fuzz.outcomes import outcome
 
@@ -41,7 +41,7 @@ def test_bands_give_what_the_whole_image_gives(prediction, classification, band_
     valid = classification == "learned" or prediction.text_logits is not None
     arguments = (prediction, classification)
     with outcome(ValueError, valid=valid):
-        with patch("mtaclip_plugin.inference.in_one_piece", lambda *_: True):
+        with patch("mtaclip_plugin.inference.scores.in_one_piece", lambda *_: True):
             whole = semantic_scores(*arguments)
         with patch.object(bands, "BAND_BYTES", band_bytes):
             scores, logits, labels = (f(*arguments) for f in (semantic_scores, semantic_logits, semantic_labels))

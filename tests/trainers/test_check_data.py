@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from trainers import check_data, train
-from trainers.checkpoints import load_checkpoint
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.findings import BadSample, Finding, read_once
 from trainers.data.folder import FolderDataset
 from trainers.data.shapes import ShapesDataset
+from trainers.run.checkpoints import load_checkpoint
 
 IDS = (np.arange(16 * 24) // 24 % 3).astype(np.uint8).reshape(16, 24)
 PIXELS = np.stack([np.indices((16, 24))[0] * 8, np.indices((16, 24))[1] * 5, np.full((16, 24), 40)], -1).astype(

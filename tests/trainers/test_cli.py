@@ -17,9 +17,9 @@ from torch import nn
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training, write_folder
 from trainers import evaluate, models, predict, train
 from trainers.assemble import resolve_statistics
-from trainers.checkpoints import load_checkpoint
-from trainers.config import Config
-from trainers.parsing import config_from_yaml
+from trainers.options.config import Config
+from trainers.options.parsing import config_from_yaml
+from trainers.run.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")

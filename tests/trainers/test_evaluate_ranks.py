@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.loaders import create_eval_loader
-from trainers.engines import create_evaluator
-from trainers.forward import Forward
-from trainers.validation import evaluate_model
+from trainers.engine.engines import create_evaluator
+from trainers.engine.forward import Forward
+from trainers.run.validation import evaluate_model
 
 NUM_CLASSES = 4
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mtaclip_plugin import vocabulary
-from tests.trainers.published_trees import write_split
+from tests.trainers.data.published_trees import write_split
 from trainers import train
-from trainers.checkpoints import load_checkpoint
-from trainers.config import OptimConfig
 from trainers.data.published import LAYOUTS
-from trainers.parsing import parse_config
+from trainers.options.config import OptimConfig
+from trainers.options.parsing import parse_config
+from trainers.run.checkpoints import load_checkpoint
 
 CONFIGS = Path(train.__file__).parent / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*_clip.yaml"))

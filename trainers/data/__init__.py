@@ -1,1 +1,1 @@
-"""Datasets of images and label maps, and the loaders that batch them."""
+"""From files to batches: datasets of images and label maps, their checks, loaders and augmentation."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from trainers.data.batch import SegmentationDataset
 from trainers.data.labels import UnknownLabelError
-from trainers.interruption import leave_group
+from trainers.foundation.signals import leave_group
 
 Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from trainers.data.batch import Batch, SegmentationDataset, collate
 from trainers.data.cut import CutKey, RandomCutDataset
-from trainers.interruption import leave_group
+from trainers.foundation.signals import leave_group
 
 
 class IterationBatchSampler(Sampler[list[CutKey]]):

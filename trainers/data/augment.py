@@ -1,0 +1,163 @@
+"""Random scale, crop, flip and colours, for a whole batch at once and on its device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import kornia.augmentation as K
+import torch
+from kornia.geometry.transform import warp_affine
+from torch import Tensor, nn
+
+from trainers.data.batch import IGNORE_INDEX, Batch
+from trainers.foundation.randomness import derive_generators, derive_seed
+
+TRIES = 10
+"""Places that are tried for a crop whose largest class does not take too much of it."""
+
+
+class BatchAugmentation(nn.Module):
+    """Random scale, crop, flip and photometric distortion, drawn anew for each sample.
+
+    Scale, crop and flip are one affine map, so each image and each label map is resampled once. The scale
+    is uniform in ``scale_range``, the crop's place uniform in the sample. A scaled sample that is smaller
+    than the crop lies at a random place in it, and the pixels around it are ignored. A crop that one class
+    fills too much gets another place in the sample at the same scale, up to ``TRIES`` in all; the last one is
+    taken as it comes. The photometric
+    distortion is the usual one of segmentation: brightness ±32/255, contrast and saturation 0.5 to 1.5, hue
+    ±0.1 turns, each with probability 0.5.
+
+    Args:
+        crop_size: (H,W) of the batches that come out.
+        scale_range: smallest and largest factor that an image is scaled by.
+        flip: probability of a horizontal flip.
+        photometric: factor on the ranges of the photometric distortion, 0 for none, 1 for the usual one.
+        max_class_share: largest share of a crop's labelled pixels that one class may take; 1 for any.
+        seed: the run's seed.
+        rank: this process's place among those that train together, each on a batch of the same size.
+
+    Raises:
+        ValueError: the scale range is empty or not positive, or a number is out of [0,1].
+    """
+
+    def __init__(
+        self,
+        *,
+        crop_size: tuple[int, int],
+        scale_range: tuple[float, float],
+        flip: float = 0.5,
+        photometric: float = 1.0,
+        max_class_share: float = 1.0,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise ValueError(f"scale_range must be two positive numbers in ascending order, but is {scale_range}.")
+        if not (0 <= flip <= 1 and 0 <= photometric <= 1):
+            raise ValueError(f"flip and photometric must lie in [0,1], but are {flip} and {photometric}.")
+        self.crop_size = crop_size
+        self.scale_range = scale_range
+        self.flip = flip
+        self.max_class_share = max_class_share
+        self.seed = seed
+        self.rank = rank
+        self.photometric = nn.Sequential()
+        if photometric:
+            self.photometric = nn.Sequential(
+                K.RandomBrightness((1 - photometric * 32 / 255, 1 + photometric * 32 / 255), p=0.5),
+                K.RandomContrast((1 - photometric / 2, 1 + photometric / 2), p=0.5),
+                K.ColorJitter(saturation=photometric / 2, p=0.5),  # blends with grey, no detour through HSV
+                K.RandomHue((-photometric / 10, photometric / 10), p=0.5),
+            )
+
+    @property
+    def cut_size(self) -> tuple[int, int]:
+        """(H,W) that the loader must cut, so that the smallest scale still fills the crop."""
+        shrink = min(1.0, self.scale_range[0])
+        return math.ceil(self.crop_size[0] / shrink), math.ceil(self.crop_size[1] / shrink)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, iteration: int) -> Batch:
+        """Augment a batch; what is drawn for a sample depends on the seed, the iteration and its place alone.
+
+        The place is that in the batch of all ranks together, so the number of ranks does not matter either.
+
+        Args:
+            batch: images of any one size.
+            iteration: the training iteration.
+
+        Returns:
+            A batch of ``crop_size``, the images still in [0,1].
+        """
+        device, count = batch.images.device, len(batch.names)
+        slots = range(self.rank * count, (self.rank + 1) * count)
+        transforms = self._draw_transforms(batch.sizes, iteration, slots).to(device)
+        transform, labels = self._warp_labels(batch.labels, transforms)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            images = self._distort(warp_affine(batch.images, transform, self.crop_size), iteration, slots)
+        return Batch(images=images, labels=labels, names=batch.names, sizes=(self.crop_size,) * len(batch.names))
+
+    def _warp_labels(self, labels: Tensor, transforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose one of the maps (B,TRIES,2,3) for each label map, and give it (B,2,3) with the labels warped by it."""
+        # Pixels from outside the image come out as 0: let that be the ignored label while the map is warped.
+        shifted = torch.where(labels == IGNORE_INDEX, 0, labels + 1).float().unsqueeze(1)
+
+        def warp(samples: Tensor, attempt: int) -> Tensor:
+            warped = warp_affine(shifted[samples], transforms[samples, attempt], self.crop_size, mode="nearest")
+            return torch.where(warped == 0, IGNORE_INDEX, warped - 1).squeeze(1).long()
+
+        samples = every = torch.arange(len(labels), device=labels.device)
+        chosen, crops = torch.zeros_like(every), warp(every, 0)
+        if self.max_class_share < 1:
+            for attempt in range(1, TRIES):
+                samples = samples[largest_class_share(crops[samples]) > self.max_class_share]
+                if not len(samples):
+                    break
+                chosen[samples], crops[samples] = attempt, warp(samples, attempt)
+        return transforms[every, chosen], crops
+
+    def _distort(self, images: Tensor, iteration: int, slots: Sequence[int]) -> Tensor:
+        """The photometric distortion of images (B,3,H,W), each by its own seed."""
+        if not self.photometric:
+            return images.clamp(0, 1)
+        distorted = []
+        for image, slot in zip(images, slots, strict=True):
+            torch.manual_seed(derive_seed("colours", self.seed, iteration, slot))
+            distorted.append(cast("Tensor", self.photometric(image[None])))
+        return torch.cat(distorted).clamp_(0, 1)
+
+    def _draw_transforms(self, sizes: tuple[tuple[int, int], ...], iteration: int, slots: Sequence[int]) -> Tensor:
+        """Draw the maps (B,TRIES,2,3) from the pixel coordinates (x,y) of each sample to those of its crop.
+
+        The maps of a sample differ in the place of the crop alone.
+        """
+        generators = derive_generators("window", self.seed, iteration, slots)
+        drawn = torch.stack([torch.rand(2 + 2 * TRIES, generator=generator) for generator in generators])
+        low, high = self.scale_range
+        scale = low + (high - low) * drawn[:, :1, None]
+        crop = torch.tensor(self.crop_size[::-1], dtype=torch.float32)
+        slack = torch.tensor(sizes, dtype=torch.float32).flip(1)[:, None] * scale - crop
+        # The crops' corners in the scaled sample, (x,y); negative where the crop juts out.
+        corner = drawn[:, 2:].unflatten(1, (TRIES, 2)) * slack
+        # Pixel centres lie half a pixel in: x' + 1/2 = scale (x + 1/2) - corner.
+        offset = (scale - 1) / 2 - corner
+        flip = drawn[:, 1, None] < self.flip
+        sign = torch.where(flip, -1.0, 1.0)
+        matrix = torch.zeros(len(sizes), TRIES, 2, 3)
+        matrix[..., 0, 0] = sign * scale[..., 0]
+        matrix[..., 0, 2] = sign * offset[..., 0] + flip * (crop[0] - 1)
+        matrix[..., 1, 1] = scale[..., 0]
+        matrix[..., 1, 2] = offset[..., 1]
+        return matrix
+
+
+def largest_class_share(labels: Tensor) -> Tensor:
+    """The share (B,) that the largest class takes of the labelled pixels of label maps (B,H,W); 1 without any."""
+    bins = IGNORE_INDEX + 1
+    first_bins = torch.arange(0, len(labels) * bins, bins, device=labels.device)
+    counts = (labels + first_bins[:, None, None]).flatten().bincount(minlength=len(labels) * bins)
+    counts = counts.view(-1, bins)[:, :IGNORE_INDEX]
+    return torch.where(counts.sum(1) == 0, 1.0, counts.amax(1) / counts.sum(1))

@@ -1,0 +1,148 @@
+"""The one way from images in [0, 1] through a model, shared by training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import ignite.distributed as idist
+import torch
+import torch.nn.functional as F
+from kornia.enhance import Normalize
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import Tensor, nn
+
+from mtaclip_plugin import MTACLIP
+from mtaclip_plugin.inference import semantic_scores
+from trainers.engine.views import average_views
+from trainers.engine.windows import Scorer, slide
+from trainers.options.config import EvalConfig, Precision
+
+
+class Forward:
+    """Calls a model on images in [0, 1]: moves, normalises, and runs it in the chosen precision.
+
+    Args:
+        model: Gives logits (B, K, H, W) for normalised images (B, 3, H, W); it is moved to ``device``.
+        mean: Mean of red, green and blue in [0, 1].
+        std: Standard deviation of red, green and blue in [0, 1].
+        device: Where the model runs.
+        precision: Arithmetic of the forward pass; see `resolve_precision`. Weights stay float32.
+        evaluation: How `predict_labels` looks at an image; ``None`` for once, as a whole.
+
+    Attributes:
+        model: The model itself: what is evaluated and saved.
+        trained: What training calls: the model, or what wraps it to run on several processes, or compiled.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        precision: Precision,
+        evaluation: EvalConfig | None = None,
+    ) -> None:
+        # Depthwise convolutions on a CPU, and tensor cores on a GPU, are fastest with the channels last.
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.trained: nn.Module = self.model
+        self.device = device
+        self.dtype = resolve_precision(precision, device)
+        self._evaluation = evaluation
+        self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
+
+    def __call__(self, images: Tensor, **options: Any) -> Any:
+        """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
+        return self._run(self.trained, images, **options)
+
+    def _run(self, function: Callable[..., Any], images: Tensor, **options: Any) -> Any:
+        images = self._normalize(images.to(self.device, non_blocking=True))
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return function(images, **options)
+
+    @torch.inference_mode()
+    def predict_labels(self, images: Tensor) -> Tensor:
+        """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size.
+
+        Windows, scales and mirrored images average their scores; an image that is looked at once, as a whole, needs
+        no scores at its full size from an "mtaclip".
+        """
+        self.model.eval()
+        if self._evaluation is not None and not _looks_once(self._evaluation):
+            return self._average_scores(images, self._evaluation).argmax(1)
+        # Ids here are columns of the logits; of a single column, predict_labels gives a binary mask instead.
+        if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
+            labels: Tensor = self._run(self.model.predict_labels, images)
+            return labels
+        return self._logits(images).argmax(1)
+
+    def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
+        """Scores (B, K, H, W) of ``images`` (B, 3, H, W), averaged over windows, scales and flips."""
+        view: Scorer = self._scores
+        if evaluation.mode == "slide":
+            view = partial(slide, self._scores, window=evaluation.window, stride=evaluation.stride)
+        images = images.to(self.device, non_blocking=True)
+        return average_views(view, images, scales=evaluation.scales, flip=evaluation.flip)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        """(B, K, H, W) float32: the scores of an "mtaclip" as its masks give them, of other models probabilities."""
+        model = self.model
+        if not isinstance(model, MTACLIP):
+            return self._logits(images).float().softmax(1)
+
+        def scores(images: Tensor) -> Tensor:
+            return semantic_scores(model(images, return_masks=True), model.current_classification())
+
+        return cast("Tensor", self._run(scores, images))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """What the model gives for images of any size, (B, K, H, W)."""
+        height, width = images.shape[-2:]
+        # An edge of repeated pixels is nearer to what the model knows than an edge of black ones.
+        multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
+        padding = (0, -width % multiple, 0, -height % multiple)
+        logits: Tensor = self._run(self.model, F.pad(images, padding, mode="replicate"))
+        return logits[..., :height, :width]
+
+
+def _looks_once(evaluation: EvalConfig) -> bool:
+    return evaluation.mode == "whole" and evaluation.scales == (1.0,) and not evaluation.flip
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is CUDA where there is one, else the CPU.
+
+    Of several processes each has a GPU of its own.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return idist.device() if idist.get_world_size() > 1 else torch.device("cuda")
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"This machine has no device {name!r}; take auto.") from error
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type that the forward pass multiplies in.
+
+    With "auto" it is bfloat16 where the processor multiplies that faster than float32: GPUs from Ampere on, and CPUs
+    with AMX.
+    """
+    if precision != "auto":
+        return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

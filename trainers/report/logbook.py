@@ -1,0 +1,137 @@
+"""What a run writes down: the TensorBoard log and the validation overlays; and its progress bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from trainers.engine.engines import EvalStep, TrainStep
+from trainers.report.pictures import magnify, overlay, save_picture, side_by_side, with_legend
+from trainers.report.similarity import similarity_matrix, similarity_picture
+from trainers.scores.metrics import SegmentationScores
+
+LOG, OVERLAYS = "tensorboard", "overlays"
+LOG_EVERY = 10
+PICTURE_SIDE = 256
+# TensorBoard sorts groups of tags and the tags in them, capitals first, and opens the first two groups.
+SCORES, LOSS, PICTURES, CLASS_IOU = "1 validation", "2 loss", "3 validation pictures", "4 validation IoU"
+LAYER_LOSS, OPTIMIZER, TEXT = "5 loss of each decoder layer", "6 optimizer", "7 text"
+
+
+class Logbook:
+    """Writes a run's numbers and pictures into its folder.
+
+    Args:
+        folder: The run's folder; the log goes to ``tensorboard`` in it, overlays to ``overlays``.
+        class_names: K names in the order of the label ids.
+        overlays: How many of the first validation images are drawn.
+        start_iteration: Where a resumed run goes on; what was logged after it is discarded.
+    """
+
+    def __init__(self, folder: Path, *, class_names: Sequence[str], overlays: int, start_iteration: int = 0) -> None:
+        self.log_folder = folder / LOG
+        self.overlay_folder = folder / OVERLAYS
+        self.overlay_folder.mkdir(parents=True, exist_ok=True)
+        self._class_names = class_names
+        self._overlays = overlays
+        self._drawn = 0
+        self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
+
+    def attach(self, trainer: Engine, evaluator: Engine) -> None:
+        """Logs training steps, and draws validation images."""
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._log_step)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=LOG_EVERY), self._log_step)
+        evaluator.add_event_handler(Events.STARTED, self._start_drawing)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw, trainer)
+
+    def log_config(self, yaml: str) -> None:
+        """Writes the resolved configuration as text."""
+        indented = "".join(f"    {line}\n" for line in yaml.splitlines())  # a code block in Markdown
+        self._writer.add_text("config", indented)
+
+    def log_scores(self, scores: SegmentationScores, iteration: int) -> None:
+        """Writes the scores of all classes together, and the IoU of each class that occurs under its name."""
+        self._writer.add_scalar(f"{SCORES}/IoU, mean", scores.mean_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
+        self._writer.add_scalar(f"{SCORES}/pixel accuracy", scores.pixel_accuracy, iteration)
+        self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
+        if not math.isnan(scores.boundary_f_score):  # as it is where no label shows a contour
+            self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
+        for name, iou in zip(self._class_names, scores.class_iou, strict=True):
+            if iou is not None:
+                self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)
+
+    def log_text(self, text_embeddings: Tensor, iteration: int) -> None:
+        """Draws the similarity of all prompts of all classes; ``text_embeddings`` is (P, K+1, T), "none" last."""
+        matrix = similarity_matrix(text_embeddings[:, :-1])
+        self._writer.add_image(
+            f"{TEXT}/similarity of prompts", similarity_picture(matrix, self._class_names), iteration
+        )
+
+    def close(self) -> None:
+        """Finishes the log."""
+        self._writer.close()
+
+    def _log_step(self, trainer: Engine) -> None:
+        step = cast("TrainStep", trainer.state.output)
+        for tag, value in loss_tags(step).items():
+            self._writer.add_scalar(tag, value, trainer.state.iteration)
+        self._writer.add_scalar(f"{OPTIMIZER}/gradient norm", step.grad_norm, trainer.state.iteration)
+        # Groups that differ in their decay only have one rate.
+        rates = {group.removesuffix(", no decay"): rate for group, rate in step.learning_rates.items()}
+        for part, rate in rates.items():
+            self._writer.add_scalar(f"{OPTIMIZER}/learning rate of the {part}", rate, trainer.state.iteration)
+
+    def _start_drawing(self) -> None:
+        self._drawn = 0
+
+    def _draw(self, evaluator: Engine, trainer: Engine) -> None:
+        step = cast("EvalStep", evaluator.state.output)
+        for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
+            picture = validation_picture(step, index, self._class_names)
+            self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
+            save_picture(picture, self.overlay_folder / f"{name}.png")
+            self._drawn += 1
+
+
+def loss_tags(step: TrainStep) -> dict[str, float]:
+    """Readable TensorBoard tags of a step's losses: the total, each kind, and each decoder layer's share in it."""
+    tags = {f"{LOSS}/all terms": step.loss}
+    for name, value in step.terms.items():
+        layer, _, kind = name.rpartition("/")
+        tags[f"{LOSS}/{kind}"] = tags.get(f"{LOSS}/{kind}", 0.0) + value
+        if layer:
+            tags[f"{LAYER_LOSS}/{kind}, layer {layer}"] = value
+    return tags
+
+
+def validation_picture(step: EvalStep, index: int, class_names: Sequence[str]) -> Tensor:
+    """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
+
+    Small images are magnified, so that they are wide enough for the text.
+    """
+    height, width = step.batch.sizes[index]
+    image = (step.batch.images[index, :, :height, :width] * 255).round().to(torch.uint8)
+    truth = step.batch.labels[index, :height, :width]
+    prediction = step.prediction[index, :height, :width]
+    pictures = [
+        magnify(picture, PICTURE_SIDE) for picture in (image, overlay(image, truth), overlay(image, prediction))
+    ]
+    picture = side_by_side(pictures, ("image", "truth", "prediction"))
+    return with_legend(picture, torch.stack([truth, prediction]), class_names)
+
+
+def attach_progress_bars(trainer: Engine, evaluator: Engine) -> ProgressBar:
+    """Shows loss and remaining time in training, and the remaining time of a validation; gives the former bar."""
+    bar = ProgressBar(persist=True, desc="train")
+    bar.attach(trainer, output_transform=lambda step: {"loss": step.loss})
+    ProgressBar(desc="validate").attach(evaluator)
+    return bar

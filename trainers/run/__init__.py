@@ -1,0 +1,1 @@
+"""A run from its start to its end: what it works with, checkpoints, validations and interruptions."""

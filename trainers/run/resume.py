@@ -1,0 +1,76 @@
+"""Whether a run may go on from a checkpoint, under which options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainers.foundation.errors import UserError
+from trainers.options.config import Config, ModelConfig
+from trainers.run.checkpoints import Checkpoint
+
+
+def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_names: Sequence[str]) -> None:
+    """Makes sure that a run may go on from a checkpoint.
+
+    Raises:
+        UserError: The checkpoint is one of another model or of other classes; or other options have changed, which
+            ``--train.resume always`` allows.
+    """
+    theirs, ours = _options(checkpoint.config), _options(config)
+    # What an option leaves to the encoder was found out when the run began.
+    left_open = [name for name in ("data.mean", "data.std") if ours[name] is None]
+    changed = [name for name, value in ours.items() if theirs[name] != value and name not in left_open]
+    of_model = [name for name in changed if name.startswith("model.") or name in _FIXED_OPTIONS]
+    if checkpoint.class_names != tuple(class_names):
+        of_model.append("class names")
+    if of_model:
+        raise UserError(
+            f"The run in {folder} is one of another model: it has "
+            f"{_describe(checkpoint.config.model, checkpoint.class_names)}, this command "
+            f"{_describe(config.model, class_names)}; they differ in {', '.join(of_model)}; choose another "
+            "--train.output."
+        )
+    if changed and config.train.resume != "always":
+        differences = ", ".join(f"{name} was {theirs[name]} and is {ours[name]}" for name in changed)
+        raise UserError(
+            f"The run in {folder} was begun with other options: {differences}; choose another --train.output, or go "
+            "on with these by --train.resume always."
+        )
+
+
+_FREE_OPTIONS = frozenset(
+    (
+        "data.root",
+        "data.num_workers",
+        "train.accumulate",
+        "train.checkpoint_every",
+        "train.compile",
+        "train.device",
+        "train.overlays",
+        "train.output",
+        "train.resume",
+    )
+)
+"""Options that may change on the way: they say where a run goes on and at what cost, but for rounding not where to."""
+
+
+_FIXED_OPTIONS = ("optim.freeze_encoder", "optim.layer_decay")
+"""Options beside the model's that may not change: the optimizer's groups depend on them."""
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """What a run depends on, by the options' names."""
+    sections = asdict(config)
+    return {
+        f"{section}.{name}": value
+        for section, options in sections.items()
+        for name, value in options.items()
+        if f"{section}.{name}" not in _FREE_OPTIONS
+    }
+
+
+def _describe(model: ModelConfig, class_names: Sequence[str]) -> str:
+    return f"{model.arch} on {model.encoder_name} with {len(class_names)} classes"

