@@ -89,7 +89,7 @@ class Validation:
                 self.logbook.log_text(embeddings, iteration)
         if self.bar is not None:
             self.bar.log_message(
-                f"iteration {iteration}: validation mIoU {scores.mean_iou:.4f}, pixel accuracy "
+                f"iteration {iteration}: validation mIoU {scores.mean_iou:.4f}{scores.coverage}, pixel accuracy "
                 f"{scores.pixel_accuracy:.4f}{', the best so far' if improved else ''}"
             )
 

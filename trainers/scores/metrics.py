@@ -74,6 +74,12 @@ class SegmentationScores:
     class_boundary_iou: tuple[float | None, ...]
     class_boundary_f_score: tuple[float | None, ...]
 
+    @property
+    def coverage(self) -> str:
+        """Over how many classes ``mean_iou`` is the mean, where some occur nowhere; empty where all occur."""
+        known = sum(iou is not None for iou in self.class_iou)
+        return "" if known == len(self.class_iou) else f" over {known} of {len(self.class_iou)} classes"
+
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The scores as JSON values, null for NaN, the classes by name."""
         return {
@@ -117,7 +123,7 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
     means = (scores.mean_iou, scores.boundary_iou, scores.boundary_f_score)
     rows: list[tuple[str, tuple[float | None, ...]]] = list(zip(class_names, zip(*columns, strict=True), strict=True))
     totals = [
-        ("mean", means),
+        (f"mean{scores.coverage}", means),
         ("frequency-weighted", (scores.frequency_weighted_iou,)),
         ("pixel accuracy", (scores.pixel_accuracy,)),
     ]
