@@ -16,7 +16,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
-from trainers.data.check import usable_samples
+from trainers.data.check import print_remarks, usable_samples
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.engines import create_evaluator
 from trainers.foundation.errors import UserError, main_guard, user_errors
@@ -60,7 +60,9 @@ def evaluate(
                 f"The checkpoint knows the classes {', '.join(checkpoint.class_names)}, the dataset has "
                 f"{', '.join(dataset.class_names)}; evaluate it on a dataset with its own classes."
             )
-        if data.on_error == "skip":
+        if data.on_error == "stop":
+            print_remarks(dataset)
+        else:
             dataset = usable_samples(dataset, split=split or data.val_split, num_workers=data.num_workers)
         model = restore_model(checkpoint)
         if text_embeddings is not None:

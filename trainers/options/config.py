@@ -35,6 +35,8 @@ class DataConfig:
     """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    mask_suffix: str = ""
+    """What follows an image's name in its mask's in the dataset "folder": _mask for NAME_mask.png or another format."""
     on_error: Literal["stop", "skip"] = "stop"
     """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
     train_split: str = "train"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
-from trainers.data.folder import read_class_names
+from trainers.data.class_list import read_class_names
 from trainers.data.shapes import CLASS_NAMES
 from trainers.foundation.errors import main_guard, user_errors
 
