@@ -120,11 +120,13 @@ def _largest_sample(image: ImageFile.ImageFile, path: str | Path) -> int:
         if isinstance(arguments, tuple):
             return int(arguments[1])
         return 65535 if arguments == "I;16B" else 255
+    if image.format not in ("PNG", "BMP"):
+        return 255
     with Path(path).open("rb") as file:
         head = file.read(30)
     if image.format == "PNG":
         return int(2 ** head[24] - 1)
-    if image.format == "BMP" and image.mode == "L" and int.from_bytes(head[28:], "little") < 8:
+    if image.mode == "L" and int.from_bytes(head[28:], "little") < 8:
         raise OSError("a grey BMP of less than 8 bits, which Pillow decodes wrongly")
     return 255
 

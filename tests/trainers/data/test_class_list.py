@@ -95,18 +95,21 @@ def test_a_table_of_colours_takes_the_place_of_the_names(tmp_path: Path) -> None
     ]
 
 
-def test_a_table_without_a_class_is_a_fault(tmp_path: Path) -> None:
-    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        (LABELMAP, "has no colour for rust of classes.txt"),
+        ("a:::\nb:::\n", "gives no colours"),
+        ("item {\n  id: 1\n}\n", "has the line 'item {', which is no name alone"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_a_fault_if_it_is_meant_for_us(tmp_path: Path, text: str, detail: str) -> None:
     (tmp_path / "classes.txt").write_text("background\ncrack\nrust\n")
-    (fault,) = find_classes(tmp_path).faults
-    assert str(fault) == (
-        f"{tmp_path}/labelmap.txt has no colour for rust of classes.txt; give one to each class of classes.txt, or "
-        "remove it if all masks hold ids."
-    )
-
-
-def test_a_labelmap_without_colours_is_no_table(tmp_path: Path) -> None:
-    (tmp_path / "labelmap.txt").write_text("a:::\nb:::\n")
-    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    remedy = "write NAME R G B for each class of classes.txt, or remove it if all masks hold ids"
+    (tmp_path / "labelmap.txt").write_text(text)  # as a tool may have left it beside masks that hold ids
     classes = find_classes(tmp_path)
-    assert classes.names == ("sky", "road") and classes.colors is None and not classes.faults
+    assert [str(remark) for remark in classes.remarks] == [f"{tmp_path}/labelmap.txt {detail}; {remedy}."]
+    assert classes.colors is None and not classes.faults
+    (tmp_path / "colors.txt").write_text(text)
+    classes = find_classes(tmp_path)
+    assert [str(fault) for fault in classes.faults] == [f"{tmp_path}/colors.txt {detail}; {remedy}."]
