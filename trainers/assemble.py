@@ -10,16 +10,19 @@ from typing import Any
 from segmentation_models_pytorch.base import SegmentationModel
 
 from mtaclip_plugin import preprocessing
+from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import SegmentationDataset
+from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
 from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.shapes import ShapesDataset
 from trainers.engine.forward import Forward, resolve_device
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
-from trainers.models import build_model, reads_bank, text_options
+from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
 from trainers.options.config import Config, DataConfig, data_root
 from trainers.run.checkpoints import Checkpoint
-from trainers.text.text_bank import SHAPES_BANK, load_text_bank
+from trainers.text.text_bank import SHAPES_BANK, bank_encoder, load_text_bank
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -27,8 +30,14 @@ def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
 
     Raises:
         OSError: The folder, or a file of it, is missing.
-        ValueError: The folder holds something else than the format says.
+        ValueError: The folder holds something else than the format says, or a class to be ignored is not there.
     """
+    dataset = _whole_dataset(config, split)
+    counted = names_without(dataset.class_names, config.ignore_classes, option="--data.ignore_classes")
+    return select_classes(dataset, counted)
+
+
+def _whole_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     if config.dataset == "folder":
         return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids)
     if config.dataset in LAYOUTS:
@@ -37,34 +46,59 @@ def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     return ShapesDataset(split, size=config.size, length=length)
 
 
-def create_model(config: Config, class_names: Sequence[str]) -> SegmentationModel:
-    """The configured model, with its pretrained weights.
+def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
+    """The classes of a dataset, which of them training is not to see, and their text, if it is ready.
+
+    Raises:
+        ValueError: An unseen class is not there, or the model has no text to know it by, or no class is left.
+        OSError: Text embeddings that cannot be had.
+    """
+    model = config.model
+    seen = names_without(class_names, config.data.unseen, option="--data.unseen")
+    unseen = tuple(name for name in class_names if name not in seen)
+    if unseen and not has_text(model.arch, model.text_encoder):
+        reason = "has no text" if is_mtaclip(model.arch) else "knows no class but those that its head was trained on"
+        raise UserError(
+            f"--data.unseen needs a model that knows classes by their text, but this {model.arch} {reason}; take "
+            '--model.arch mtaclip with a --model.text_encoder, or "bank".'
+        )
+    if not reads_bank(model.arch, model.text_encoder):
+        return Vocabulary(tuple(class_names), unseen)
+    bank = load_text_bank(bank_file(config), class_names)
+    check_bank_shape(bank.shape, len(class_names))
+    return Vocabulary(tuple(class_names), unseen, bank, bank_encoder(bank_file(config)))
+
+
+def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
+    """The configured model, with its pretrained weights, for the classes that it is trained on.
 
     Raises:
         ValueError: Options that do not fit together.
-        OSError: Weights or text embeddings that cannot be had.
+        OSError: Weights that cannot be had.
         ModuleNotFoundError: See `trainers.models.build_model`.
     """
-    options = asdict(config.model)
-    if reads_bank(config.model.arch, config.model.text_encoder):
-        options["text_embeddings"] = load_text_bank(bank_file(config), class_names)
-    return _build(options, class_names)
+    return _build(asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}, vocabulary.seen)
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     """The model that a checkpoint holds; needs neither the encoder's pretrained weights nor a file of embeddings.
 
+    It knows all classes, those that it was not trained on by their text.
+
     Raises:
         ValueError: The options do not fit together any more, or the weights are those of another model.
         OSError: The weights of the text tower cannot be had.
     """
+    vocabulary = checkpoint.vocabulary
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, checkpoint.class_names)
+    model = _build(options, vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         raise ValueError(f"The checkpoint's weights do not fit the model that its options describe: {error}") from error
+    if vocabulary.unseen:
+        vocabulary.set_names(model, vocabulary.class_names)
     return model
 
 

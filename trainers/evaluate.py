@@ -18,7 +18,7 @@ from mtaclip_plugin.inference import Classification
 from trainers.assemble import create_dataset, create_forward, restore_model
 from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
-from trainers.engine.engines import create_evaluator
+from trainers.engine.engines import Evaluator
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.options.config import EvalConfig
 from trainers.options.help_format import CommandLineHelp
@@ -70,7 +70,7 @@ def evaluate(
         train = replace(config.train, device=device)
         forward = create_forward(model, replace(config, train=train, eval=evaluation or config.eval))
         loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
-    evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
+    evaluator = Evaluator(forward, checkpoint.vocabulary)
     ProgressBar(desc="evaluate").attach(evaluator)
     return evaluate_model(evaluator, loader)
 

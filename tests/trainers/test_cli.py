@@ -36,7 +36,7 @@ def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
     last = load_checkpoint(mtaclip_run / "last.pt")
     best = load_checkpoint(mtaclip_run / "best.pt")
     assert last.iteration == 4 and best.iteration in (2, 4)
-    assert last.validation.best_mean_iou == best.validation.best_mean_iou == best.validation.scores.mean_iou
+    assert last.validation.best_score == best.validation.best_score == best.validation.scores.mean_iou
     assert config_from_yaml((mtaclip_run / "config.yaml").read_text()) == last.config
     assert sorted(file.name for file in (mtaclip_run / "overlays").iterdir()) == ["val_00000.png", "val_00001.png"]
     with Image.open(mtaclip_run / "overlays" / "val_00000.png") as picture:

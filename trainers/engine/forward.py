@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import ignite.distributed as idist
 import torch
@@ -53,6 +54,12 @@ class Forward:
         self.dtype = resolve_precision(precision, device)
         self._evaluation = evaluation
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
+
+    def of(self, model: SegmentationModel) -> Self:
+        """The same way through another model on the same device."""
+        other = copy(self)
+        other.model = other.trained = model
+        return other
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainers.foundation.errors import UserError
+from trainers.foundation.errors import UserError, user_errors
+from trainers.foundation.names import read_names
 
 DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -35,6 +36,11 @@ class DataConfig:
     """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    ignore_classes: tuple[str, ...] = ()
+    """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
+    unseen: tuple[str, ...] | str = ()
+    """Names of classes that are kept from training and named by their text in evaluation, e.g. [sheep,sofa]; or a file
+    with one name a line."""
     on_error: Literal["stop", "skip"] = "stop"
     """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
     train_split: str = "train"
@@ -65,7 +71,9 @@ class DataConfig:
     """Processes that decode and cut images; 0: the training process does it."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that no image can have."""
+        """Refuses sizes that no image can have; from a file of names on, the names are what is known."""
+        if isinstance(self.unseen, str):
+            object.__setattr__(self, "unseen", tuple(_listed(self.unseen)))
         require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
         low, high = self.scale_range
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
@@ -254,6 +262,16 @@ class Config:
     """How validation, evaluation and prediction run the model on an image."""
     train: TrainConfig = TrainConfig()
     """The run itself."""
+
+
+def _listed(file: str) -> list[str]:
+    with user_errors():
+        try:
+            return read_names(Path(file))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"--data.unseen is neither a list of names, as '[sheep,sofa]', nor a file that is there: {file}."
+            ) from error
 
 
 def data_root(config: DataConfig) -> Path:

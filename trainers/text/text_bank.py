@@ -25,6 +25,8 @@ from trainers.data.folder import read_class_names
 from trainers.data.shapes import CLASS_NAMES
 from trainers.foundation.errors import main_guard, user_errors
 
+ENCODER = "all-MiniLM-L6-v2"
+"""What a bank's file says that made it."""
 SHAPES_BANK = Path(__file__).parents[1] / "data" / "shapes_text.safetensors"
 """The bank of the class names of ``shapes``, made by this program."""
 
@@ -44,15 +46,25 @@ def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
         ValueError: the file is no bank, or was made for other class names.
     """
     embeddings = load_embeddings(path)
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as bank:
-            made_for = (bank.metadata() or {}).get("class_names")
-        if made_for not in (None, needed := json.dumps(list(class_names))):
-            raise ValueError(
-                f"{path} was made for the classes {made_for}, not for {needed}; make one with "
-                "python -m trainers.text.text_bank."
-            )
+    made_for = _metadata(path).get("class_names")
+    if made_for not in (None, needed := json.dumps(list(class_names))):
+        raise ValueError(
+            f"{path} was made for the classes {made_for}, not for {needed}; make one with "
+            "python -m trainers.text.text_bank."
+        )
     return embeddings
+
+
+def bank_encoder(path: Path) -> str | None:
+    """What made the embeddings in a file, as it says itself; ``None`` where it does not."""
+    return _metadata(path).get("model")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as bank:
+        return bank.metadata() or {}
 
 
 def minilm_folder() -> Path:
@@ -94,7 +106,7 @@ def embed_sentences(sentences: Sequence[str]) -> Tensor:
 def save_text_bank(class_names: Sequence[str], path: Path) -> None:
     """Embed class names and write the bank, (K,T) with the names beside it."""
     embeddings = embed_sentences(class_names)  # as they are: a template brings them nearer to each other
-    metadata = {"class_names": json.dumps(list(class_names)), "model": "all-MiniLM-L6-v2"}
+    metadata = {"class_names": json.dumps(list(class_names)), "model": ENCODER}
     save_file({"text_embeddings": embeddings}, path, metadata=metadata)
     print(f"wrote {tuple(embeddings.shape)} embeddings to {path}")
 
