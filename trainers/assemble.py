@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from segmentation_models_pytorch.base import SegmentationModel
+from torch import Tensor
 
-from mtaclip_plugin import preprocessing
+from mtaclip_plugin import MTACLIP, preprocessing
+from mtaclip_plugin.text import check_class_names
 from mtaclip_plugin.text.bank import check_bank_shape
-from trainers.data.batch import SegmentationDataset
+from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
 from trainers.data.published import LAYOUTS, published_dataset
@@ -20,9 +23,9 @@ from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
-from trainers.options.config import Config, DataConfig, data_root
+from trainers.options.config import Config, DataConfig, LossConfig, ModelConfig, data_root, require
 from trainers.run.checkpoints import Checkpoint
-from trainers.text.text_bank import SHAPES_BANK, bank_encoder, load_text_bank
+from trainers.text.text_bank import ENCODER, SHAPES_BANK, bank_encoder, embed_sentences, load_text_bank
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -77,7 +80,17 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
         OSError: Weights that cannot be had.
         ModuleNotFoundError: See `trainers.models.build_model`.
     """
+    if is_mtaclip(config.model.arch):
+        _check_text_losses(config.model, config.loss)
     return _build(asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}, vocabulary.seen)
+
+
+def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
+    """Refuses losses of what the model does not have, and scores of what no loss trains."""
+    for weight, scores in (("text_mask_weight", "text_masks"), ("pixel_weight", "pixel_scores")):
+        trained, read = getattr(loss, weight) > 0, getattr(model, scores) > 0
+        sentence = f"--loss.{weight} trains what --model.{scores} reads: set both above 0, or both to 0"
+        require(trained == read, sentence)
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
@@ -100,6 +113,63 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     if vocabulary.unseen:
         vocabulary.set_names(model, vocabulary.class_names)
     return model
+
+
+def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = None) -> Vocabulary:
+    """Other names for the model of a checkpoint, with their text where no tower reads them.
+
+    Args:
+        checkpoint: The model.
+        names: The names, in the order of the label ids that they are to have.
+        bank: Their text; ``None`` to make what is missing, if it is known how.
+
+    Raises:
+        UserError: The model does not know its classes by text, or the text of a name cannot be made.
+        ValueError: A name is there twice, or is none; or the bank is not one of so many names.
+        ModuleNotFoundError: The packages that the text is made with are not installed.
+    """
+    model, known = checkpoint.config.model, checkpoint.vocabulary
+    if not has_text(model.arch, model.text_encoder):
+        raise UserError(f"Other names need a model that knows classes by their text; this {model.arch} does not.")
+    given = tuple(check_class_names(names, len(names)))
+    require(len(given) > 1, f"'{given[0]}' alone is no list of names: name what is not '{given[0]}' too.")
+    require(len(given) <= IGNORE_INDEX, f"{len(given)} names are too many: at most {IGNORE_INDEX} fit into a picture.")
+    if bank is not None:
+        check_bank_shape(bank.shape, len(given))
+        return Vocabulary(given, bank=bank)
+    if known.bank is None:
+        return Vocabulary(given)
+    new = [name for name in given if name not in known.class_names]
+    if new and checkpoint.bank_encoder != ENCODER:
+        made = "does not say what made it" if checkpoint.bank_encoder is None else f"is of {checkpoint.bank_encoder}"
+        raise UserError(
+            f"The text of this model is a bank of ready embeddings, which {made}, so it has none of '{new[0]}'; take "
+            f"names that it has ({', '.join(known.class_names)}), or train with --model.text_encoder, or with a bank "
+            "that python -m trainers.text.text_bank wrote."
+        )
+    if new:
+        text = torch.cat([known.bank, embed_sentences(new).to(known.bank)])
+        known = Vocabulary((*known.class_names, *new), bank=text)
+    return Vocabulary(given, bank=known.text_of(given))
+
+
+def set_scoring(model: SegmentationModel, scoring: Mapping[str, Any]) -> None:
+    """Lets a model make its scores of something else.
+
+    Args:
+        model: The model.
+        scoring: Attributes of `mtaclip_plugin.inference.Scoring` that are to be others.
+
+    Raises:
+        ValueError: The model cannot have them.
+    """
+    if not scoring:
+        return
+    if not isinstance(model, MTACLIP) or model.prompts is None:
+        raise UserError(
+            f'--model.{next(iter(scoring))} is for an "mtaclip" with text; leave it out, or take a checkpoint of one.'
+        )
+    model.scoring = replace(model.scoring, **scoring)
 
 
 def resolve_statistics(config: Config, model: SegmentationModel) -> Config:

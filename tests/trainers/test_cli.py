@@ -192,7 +192,7 @@ def test_evaluate_takes_other_text_only_where_there_is_text(
 ) -> None:
     options = ["--checkpoint", str(unet_run / "best.pt"), "--device", "cpu"]
     line = failure(evaluate.main, [*options, "--classification", "text"], capsys)
-    assert '--classification is for an "mtaclip" with text' in line
+    assert '--model.classification is for an "mtaclip" with text' in line
     np.save(tmp_path / "small.npy", np.ones((3, 4), dtype=np.float32))
     options = ["--checkpoint", str(mtaclip_run / "best.pt"), "--device", "cpu"]
     line = failure(evaluate.main, [*options, "--text_embeddings", str(tmp_path / "small.npy")], capsys)

@@ -14,10 +14,18 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mtaclip_plugin.inference import Scoring
 from tests.trainers.run.test_kills import differences
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training
 from trainers import evaluate, predict, train
-from trainers.assemble import create_dataset, create_forward, create_model, create_vocabulary, restore_model
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    restore_model,
+    set_scoring,
+)
 from trainers.data.batch import IGNORE_INDEX
 from trainers.foundation.errors import reading
 from trainers.options.parsing import parse_config
@@ -25,6 +33,7 @@ from trainers.run import validation
 from trainers.run.checkpoints import load_checkpoint
 from trainers.run.interruption import Interruption
 from trainers.run.training import create_training
+from trainers.scores.calibration import CALIBRATIONS
 from trainers.scores.metrics import SegmentationScores
 from trainers.scores.zero_shot import harmonic_mean
 
@@ -215,6 +224,57 @@ def test_evaluation_repeats_the_validation(run: Path, tmp_path: Path, capsys: py
     assert "sofa (unseen) " in capsys.readouterr().out
 
 
+SOURCES = [
+    "--model.text_masks=1",
+    "--loss.text_mask_weight=1",
+    "--model.pixel_scores=0.5",
+    "--loss.pixel_weight=10",
+    "--model.center_text=true",
+    "--model.classification=per_name",
+]
+"""All that scores can be made of."""
+
+
+def test_the_search_finds_what_evaluation_with_its_options_gives(
+    data: Path, tmp_path: Path, text: Path | list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = run_training(tmp_path / "run", *options(data, text, *SOURCES)) / "last.pt"
+    given = ["--checkpoint", str(last), "--device=cpu", "--output", str(tmp_path / "scores.json")]
+    evaluate.main([*given, "--search_calibration=true"])
+    report = json.loads((tmp_path / "scores.json").read_text())
+    *_, advice, _, _ = capsys.readouterr().out.splitlines()
+    assert len(report["ways"]) == 10 and all(len(way["curve"]) == len(CALIBRATIONS) for way in report["ways"])
+    curve = {point.pop("calibration"): point for point in report["ways"][0]["curve"]}
+    best = curve[report["best"]["calibration"]]["harmonic_mean_iou"]
+    assert best == max(point["harmonic_mean_iou"] for way in report["ways"] for point in way["curve"])
+
+    assert advice.startswith("To evaluate or predict with the best: --model.classification per_name ")
+    chosen = advice.partition(": ")[2].split()
+    for calibration in (chosen[-1], "2"):
+        evaluate.main([*given, *chosen[:-1], calibration])
+        scores = json.loads((tmp_path / "scores.json").read_text())["zero_shot"]
+        point = curve[float(calibration)]
+        assert {name: scores[name] for name in point} == pytest.approx(point)
+
+
+def test_scores_can_be_made_of_something_else_afterwards(data: Path, tmp_path: Path) -> None:
+    bank = write_bank(tmp_path / "bank.npy", 4, 6)
+    last = load_checkpoint(run_training(tmp_path / "run", *options(data, bank, *SOURCES)) / "last.pt")
+    model = restore_model(last)
+    assert model.scoring == Scoring("per_name", text_masks=1.0, pixel_scores=0.5)
+    set_scoring(model, {"pixel_scores": 0.0, "calibration": 1.5, "query_scores": 0.0})
+    assert model.scoring == Scoring("per_name", query_scores=0.0, text_masks=1.0, calibration=1.5)
+
+
+def test_a_search_is_for_models_with_unseen_classes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = write_bank(tmp_path / "bank.npy", 4, 6)
+    last = run_training(tmp_path / "run", *options(data, bank, "--data.unseen=[]")) / "last.pt"
+    line = failure(evaluate.main, ["--checkpoint", str(last), "--search_calibration=true"], capsys)
+    assert 'it is for an "mtaclip" that was trained with --data.unseen' in line
+
+
 def test_prediction_knows_all_classes(run: Path, data: Path, tmp_path: Path) -> None:
     image = data / "images" / "val" / "0.png"
     predict.main(["--checkpoint", str(run / "last.pt"), str(image), "--output", str(tmp_path), "--device=cpu"])
@@ -271,6 +331,8 @@ def test_a_checkpoint_of_before_there_were_unseen_classes(run: Path, tmp_path: P
         (["--data.unseen=sheep"], "neither a list of names, as '[sheep,sofa]', nor a file that is there: sheep"),
         (["--model.arch=fpn"], "but this fpn knows no class but those that its head was trained on; take --model.arch"),
         (["--model.text_encoder=null"], "but this mtaclip has no text; take --model.arch mtaclip with a"),
+        (["--loss.text_mask_weight=1"], "--loss.text_mask_weight trains what --model.text_masks reads: set both above"),
+        (["--model.pixel_scores=1"], "--loss.pixel_weight trains what --model.pixel_scores reads: set both above"),
         (["--model.text_positions=token"], "only text_positions='prompt' takes new names"),
     ],
 )

@@ -9,7 +9,6 @@ from trainers.data.batch import IGNORE_INDEX
 from trainers.data.labels import LabelTable
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.reading import IMAGE_SUFFIXES
-from trainers.foundation.names import read_names
 
 
 class FolderDataset(PairDataset):
@@ -56,9 +55,19 @@ def read_class_names(path: Path) -> list[str]:
         ValueError: it is no text, or has fewer than two names, an empty line between names, a name twice, or more
             than 255 names.
     """
-    names = read_names(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: expected one class name a line, in the order of the ids.")
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as such.") from error
+    if not names or "" in names:
+        raise ValueError(f"{path} is empty or has an empty line; write one class name a line.")
     if len(names) == 1:
         raise ValueError(f"{path} names the class {names[0]} only; name what is not {names[0]} too, as a class.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{path} names {', '.join(twice)} more than once; give every class a name of its own.")
     if len(names) > IGNORE_INDEX:
         raise ValueError(f"{path} names {len(names)} classes; at most {IGNORE_INDEX} fit into a mask of 8 bits.")
     return names

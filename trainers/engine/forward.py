@@ -87,6 +87,12 @@ class Forward:
             return labels
         return self._logits(images).argmax(1)
 
+    @torch.inference_mode()
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, K, H, W) of ``images`` (B, 3, H, W) in [0, 1], of which `predict_labels` takes the highest."""
+        self.model.eval()
+        return self._average_scores(images, self._evaluation or EvalConfig())
+
     def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
         """Scores (B, K, H, W) of ``images`` (B, 3, H, W), averaged over windows, scales and flips."""
         view: Scorer = self._scores

@@ -1,4 +1,4 @@
-"""Names in files, one a line."""
+"""Lists of names that a user gives."""
 
 from __future__ import annotations
 
@@ -24,3 +24,14 @@ def read_names(path: Path) -> list[str]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{path} names {', '.join(twice)} more than once; give every class a name of its own.")
     return names
+
+
+def listed_names(text: str) -> list[str]:
+    """The names in a file, or those that are written side by side with commas between them.
+
+    Raises:
+        ValueError: the file is no list of names, see `read_names`.
+    """
+    if Path(text).is_file():
+        return read_names(Path(text))
+    return [name.strip() for name in text.split(",")]

@@ -122,8 +122,22 @@ class ModelConfig:
     """Attention heads of both decoders."""
     text_positions: Literal["prompt", "token"] = "prompt"
     """One learned position for each prompt, or one for each text token."""
-    classification: Literal["learned", "text", "ensemble"] = "learned"
-    """What names the masks at inference: the class head, the text, or both."""
+    center_text: bool = False
+    """Take off what the texts of all classes have in common."""
+    classification: Literal["learned", "text", "ensemble", "per_name"] = "learned"
+    """What names the masks at inference: the class head, the text, both, or per_name the one or the other."""
+    query_scores: float = 1.0
+    """Weight of the queries' masks in the scores."""
+    text_masks: float = 0.0
+    """Weight of the masks of the classes' own text in the scores, which loss.text_mask_weight trains."""
+    pixel_scores: float = 0.0
+    """Weight of the pixels' likeness to text in the scores, which loss.pixel_weight trains."""
+    trained_text: float = 0.0
+    """Share of the text in naming trained classes, with per_name."""
+    untrained_text: float = 1.0
+    """Power of the text in naming classes that were not trained, with per_name."""
+    calibration: float = 0.0
+    """Taken off the logits of trained classes where there are others, which training pushes down."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,10 @@ class LossConfig:
     """Which query learns a mask: the one of least cost, or the one with the number of its class, for few classes."""
     absent_mask_weight: float = 0.0
     """Weight of the cross-entropy that keeps masks of absent classes empty, e.g. mask_weight; with by_class only."""
+    text_mask_weight: float = 0.0
+    """Weight of the losses of the masks of the classes' own text, e.g. 1; needs model.text_masks."""
+    pixel_weight: float = 0.0
+    """Weight of the losses of the pixels' likeness to text, e.g. 10; needs model.pixel_scores."""
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048

@@ -82,7 +82,8 @@ class Checkpoint:
     def vocabulary(self) -> Vocabulary:
         """The classes with their text."""
         unseen = tuple(name for name in self.class_names if name in self.config.data.unseen)
-        return Vocabulary(self.class_names, unseen, self.bank, self.bank_encoder)
+        bank = self.weights.get("prompts.embeddings") if self.bank is None else self.bank
+        return Vocabulary(self.class_names, unseen, bank, self.bank_encoder)
 
     @property
     def weights(self) -> dict[str, Any]:

@@ -53,16 +53,22 @@ def zero_shot_scores(class_iou: Tensor, unseen_alone_iou: Tensor, unseen: Sequen
         unseen_alone_iou: (U,) of the unseen classes among themselves, likewise.
         unseen: label ids of the U unseen classes.
     """
-    is_unseen = torch.zeros(len(class_iou), dtype=torch.bool)
-    is_unseen[list(unseen)] = True
-    seen_mean, unseen_mean = class_iou[~is_unseen].nanmean().item(), class_iou[is_unseen].nanmean().item()
+    seen_mean, unseen_mean, harmonic = seen_and_unseen(class_iou, unseen)
     return ZeroShotScores(
         unseen=tuple(unseen),
         seen_mean_iou=seen_mean,
         unseen_mean_iou=unseen_mean,
-        harmonic_mean_iou=harmonic_mean(seen_mean, unseen_mean),
+        harmonic_mean_iou=harmonic,
         unseen_alone_mean_iou=unseen_alone_iou.nanmean().item(),
     )
+
+
+def seen_and_unseen(class_iou: Tensor, unseen: Sequence[int]) -> tuple[float, float, float]:
+    """Mean over the seen, over the unseen, and the harmonic mean of the two; see `zero_shot_scores`."""
+    is_unseen = torch.zeros(len(class_iou), dtype=torch.bool)
+    is_unseen[list(unseen)] = True
+    means = class_iou[~is_unseen].nanmean().item(), class_iou[is_unseen].nanmean().item()
+    return *means, harmonic_mean(*means)
 
 
 def known(value: float | None) -> float | None:
