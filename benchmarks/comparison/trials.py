@@ -9,7 +9,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args
 
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,7 +31,7 @@ from trainers.train import train
 
 RUNS, RECORDS = "runs", "records"
 LOG_FILE = "log.txt"
-CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
+CLASSIFICATIONS: tuple[Classification, ...] = ("learned", "text", "ensemble")
 
 
 class StoppedError(UserError):
@@ -158,7 +157,7 @@ def _evaluations(checkpoint: Checkpoint) -> dict[str, Scores]:
     assert scores is not None
     if not _has_text(model):
         return {}
-    evaluations = {model.classification: scores}
+    evaluations: dict[Classification, SegmentationScores] = {model.classification: scores}
     for way in CLASSIFICATIONS:
         if way not in evaluations:
             device = checkpoint.config.train.device
