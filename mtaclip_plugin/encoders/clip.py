@@ -12,7 +12,7 @@ from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mtaclip_plugin.encoders.plain_vit import PlainViT
+from mtaclip_plugin.encoders.plain_vit import PlainViT, map_at_stride_16
 
 
 class ClipEncoder(nn.Module):
@@ -73,7 +73,7 @@ class ClipEncoder(nn.Module):
         """
         if isinstance(self.body, PlainViT):
             tokens: Any = self.body.body
-            return tokens.before_last_block(image)
+            return tokens.before_last_block(image)[0]
         return self.body(image)[-1]
 
     def maps_and_unpooled(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -81,14 +81,15 @@ class ClipEncoder(nn.Module):
         if not isinstance(self.body, PlainViT):
             maps = self.body(image)
             return maps, maps[-1]
-        given: list[Tensor] = []
-        tokens: Any = self.body.body
-        last_block = tokens.transformer.resblocks[-1]
-        hook = last_block.register_forward_pre_hook(lambda block, inputs: given.append(inputs[0]))
-        try:
-            return self.body(image), given[0]
-        finally:
-            hook.remove()
+        body: Any = self.body.body
+        unpooled: list[Tensor] = []
+
+        def tokens_of(image: Tensor) -> Tensor:
+            tokens, grid = body.before_last_block(image)
+            unpooled.append(tokens)
+            return body.as_map(body.transformer.resblocks[-1](tokens), grid)
+
+        return [image, map_at_stride_16(tokens_of, self.body.patch_size, image)], unpooled[0]
 
 
 class _ResNetMaps(nn.Module):
@@ -134,8 +135,7 @@ class _ViTTokens(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         tokens, grid = self.embed(image)
-        tokens = self.ln_post(self.transformer(tokens))
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+        return self.as_map(self.transformer(tokens), grid)
 
     def embed(self, image: Tensor) -> tuple[Tensor, torch.Size]:
         """The tokens (B, 1 + h·w, width) of images, the class token first, and their grid (h, w)."""
@@ -146,9 +146,13 @@ class _ViTTokens(nn.Module):
         positions = resample_abs_pos_embed(self.positional_embedding[None], list(grid), list(self.grid_size))
         return self.ln_pre(tokens + positions), grid
 
-    def before_last_block(self, image: Tensor) -> Tensor:
-        """The tokens (B, 1 + h·w, width) that the last block gets."""
-        tokens, _ = self.embed(image)
+    def before_last_block(self, image: Tensor) -> tuple[Tensor, torch.Size]:
+        """The tokens (B, 1 + h·w, width) that the last block gets, and their grid."""
+        tokens, grid = self.embed(image)
         for block in self.transformer.resblocks[:-1]:
             tokens = block(tokens)
-        return tokens
+        return tokens, grid
+
+    def as_map(self, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """What the last block gives as a map (B, width, h, w)."""
+        return self.ln_post(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mtaclip_plugin.encoders import Preprocessing
 from mtaclip_plugin.inference import bands
-from mtaclip_plugin.inference.clip_masks import build_clip_masks, cropped, join_probabilities
-from mtaclip_plugin.inference.clip_masks.pooled import PooledMasks
+from mtaclip_plugin.inference.clip_masks import ClipMasks, CroppedMasks, ImageTower, PooledMasks, cropped
 from mtaclip_plugin.inference.clip_masks.probabilities import embedding_probabilities
 from mtaclip_plugin.inference.clip_masks.regions import cell_shares
+from mtaclip_plugin.inference.naming import join_probabilities
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text.clip import create_clip
 
@@ -50,9 +50,9 @@ def tower(name: str) -> Any:
     return model
 
 
-def asking(way: str, model: Any) -> Any:
-    visual, scale = deepcopy(model.visual), model.logit_scale
-    return build_clip_masks(way, visual, scale, given=GIVEN, text_channels=24)  # type: ignore[arg-type]
+def asking(way: str, model: Any) -> ClipMasks:
+    image_tower = ImageTower(deepcopy(model.visual), model.logit_scale)
+    return (PooledMasks if way == "pool" else CroppedMasks)(image_tower, given=GIVEN)
 
 
 def size_of(model: Any) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def test_a_mask_that_is_everywhere_is_the_image(name: str) -> None:
     expected = model.encode_image(wanted(images, model), normalize=False)
     expected = expected[0] if isinstance(expected, tuple) else expected
     assert_near(asked.tower(image, torch.ones(2, 1, grid, grid))[:, 0], expected)
-    ours = asked(given(images), prediction, text, torch.ones(2, 1, 6))
+    ours = asked.ask(given(images), prediction, text, torch.ones(2, 1, 6))
     assert_near(ours[:, 0], probabilities(expected, text, model))
 
 
@@ -274,7 +274,7 @@ def test_crops_are_those_of_a_loop_with_encode_image(name: str, monkeypatch: pyt
     model = tower(name)
     images, prediction, decoder, text = scene(model, (50, 70))
     decoder[1, 2] = torch.tensor([1e-3, 1e-3, 1e-3, 1 - 3e-3])  # carries nothing
-    ours = asking("crop", model)(given(images), prediction, text, decoder)
+    ours = asking("crop", model).ask(given(images), prediction, text, decoder)
     masks = F.interpolate(prediction.mask_logits, size=(64, 96), mode="bilinear")[..., :50, :70].sigmoid()
     for image in range(2):
         for query in range(5):
@@ -297,10 +297,10 @@ def test_only_masks_that_carry_a_class_are_cropped(monkeypatch: pytest.MonkeyPat
     asked = asking("crop", model)
     seen = []
     asked.tower.register_forward_pre_hook(lambda tower, inputs: seen.append(len(inputs[0])))
-    asked(given(images), prediction, text, decoder)
+    asked.ask(given(images), prediction, text, decoder)
     assert seen == [4, 4]
     decoder[0] = torch.tensor([0.0, 1e-3, 0.0, 0.999])
-    asked(given(images), prediction, text, decoder)
+    asked.ask(given(images), prediction, text, decoder)
     assert seen == [4, 4, 4]
 
 
@@ -313,7 +313,7 @@ def test_batches_permutations_and_padding(way: str, name: str, size: tuple[int, 
     model = tower(name)
     images, prediction, decoder, text = scene(model, size)
     asked = asking(way, model)
-    ours = asked(given(images), prediction, text, decoder)
+    ours = asked.ask(given(images), prediction, text, decoder)
     assert ours.shape == (2, 5, 3) and ours.dtype == torch.float32 and ours.isfinite().all()
     assert (ours[:, 3] == 1).all()  # empty
     torch.testing.assert_close(ours[:, [0, 1, 2, 4]].sum(-1), torch.ones(2, 4))
@@ -324,18 +324,18 @@ def test_batches_permutations_and_padding(way: str, name: str, size: tuple[int, 
             mask_features=prediction.mask_features[image : image + 1],
         )
         one = slice(image, image + 1)
-        assert_near(asked(given(images[one]), alone, text, decoder[one]), ours[one])
+        assert_near(asked.ask(given(images[one]), alone, text, decoder[one]), ours[one])
     order = torch.randperm(5)
     permuted = replace(prediction, mask_embed=prediction.mask_embed[:, order])
-    assert_near(asked(given(images), permuted, text, decoder[:, order]), ours[:, order])
+    assert_near(asked.ask(given(images), permuted, text, decoder[:, order]), ours[:, order])
     classes = torch.tensor([2, 0, 1, 3])
-    assert_near(asked(given(images), prediction, text[:, classes], decoder), ours[..., classes[:-1]])
+    assert_near(asked.ask(given(images), prediction, text[:, classes], decoder), ours[..., classes[:-1]])
     height, width = -(-size[0] // 4), -(-size[1] // 4)
     features = prediction.mask_features.clone()
     features[:, :, height:] = torch.randn_like(features[:, :, height:])
     features[:, :, :, width:] = torch.randn_like(features[:, :, :, width:])
     if way == "pool":  # crops are as fine as pixels, for which cells look at those beside them
-        assert torch.equal(asked(given(images), replace(prediction, mask_features=features), text, decoder), ours)
+        assert torch.equal(asked.ask(given(images), replace(prediction, mask_features=features), text, decoder), ours)
 
 
 @pytest.mark.parametrize(("way", "name"), [("pool", "tiny-rn"), ("pool", "tiny-flat"), ("crop", "tiny-convnext")])
@@ -345,13 +345,13 @@ def test_padding_is_no_part_of_a_mask(way: str, name: str) -> None:
     images, regions = torch.rand(1, 3, 64, 96), torch.rand(1, 4, 16, 24) > 0.5
     decoder = torch.full((1, 4, 4), 0.25)
     asked = asking(way, model)
-    tight = asked(given(images), of_regions(regions), text, decoder)
+    tight = asked.ask(given(images), of_regions(regions), text, decoder)
     canvas = torch.ones(1, 4, 24, 40, dtype=torch.bool)
     canvas[:, :, :16, :24] = regions
     if way == "crop":  # beyond the last cell resizing repeats it
         canvas[:, :, 16:, :24] = regions[:, :, -1:]
         canvas[:, :, :, 24:] = canvas[:, :, :, 23:24]
-    assert_near(asked(given(images), of_regions(canvas, image_size=(64, 96)), text, decoder), tight)
+    assert_near(asked.ask(given(images), of_regions(canvas, image_size=(64, 96)), text, decoder), tight)
 
 
 def test_images_are_normalised_as_the_tower_wants_them() -> None:
@@ -366,13 +366,13 @@ def test_moving_to_another_dtype(way: str, name: str) -> None:
     model = tower(name)
     images, prediction, decoder, text = scene(model, (64, 64))
     asked = asking(way, model)
-    ours = asked(given(images), prediction, text, decoder)
+    ours = asked.ask(given(images), prediction, text, decoder)
     asked.apply(lambda tensor: tensor.double())
     assert next(asked.tower.parameters()).dtype == torch.float64
-    assert_near(asked(given(images).double(), prediction, text.double(), decoder), ours)
+    assert_near(asked.ask(given(images).double(), prediction, text.double(), decoder), ours)
     with torch.autocast("cpu", torch.bfloat16):
         asked.apply(lambda tensor: tensor.float())
-        coarse = asked(given(images), prediction, text, decoder)
+        coarse = asked.ask(given(images), prediction, text, decoder)
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, ours, atol=0.1, rtol=0.2)
 
@@ -391,23 +391,21 @@ def test_a_tower_that_gives_no_single_embedding_is_told(way: str) -> None:
         asking(way, create_clip("tiny-cascade", None))
 
 
-def test_a_tower_without_a_map_and_one_of_another_text_are_told() -> None:
+def test_a_tower_without_a_map_is_told() -> None:
     model = create_clip("tiny-rn", None)
     vector = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 24))
     vector.preprocess_cfg, vector.image_size = model.visual.preprocess_cfg, 8
     vector.image_mean, vector.image_std = model.visual.image_mean, model.visual.image_std
     with pytest.raises(ValueError, match="needs an image tower with a map, Sequential gives none"):
-        PooledMasks(vector, model.logit_scale, given=GIVEN)
-    with pytest.raises(ValueError, match="embeddings of T=24 numbers, the text has T=23; name the open_clip model"):
-        build_clip_masks("crop", model.visual, model.logit_scale, given=GIVEN, text_channels=23)
+        PooledMasks(ImageTower(vector, model.logit_scale), given=GIVEN)
 
 
 def test_no_full_size_masks_of_all_queries_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cropped, "CROPS_AT_ONCE", 2)
-    most = []
-    full = bands.full_masks
-    monkeypatch.setattr(cropped, "full_masks", lambda part: most.append(part.mask_embed.shape[:2]) or full(part))
+    made = []
+    full_maps = bands.full_maps
+    monkeypatch.setattr(cropped, "full_maps", lambda maps, whose: made.append(maps.shape[:2]) or full_maps(maps, whose))
     model = tower("tiny-rn")
     images, prediction, decoder, text = scene(model, (50, 70))
-    asking("crop", model)(given(images), prediction, text, decoder)
-    assert max(batch * queries for batch, queries in most) == 2
+    asking("crop", model).ask(given(images), prediction, text, decoder)
+    assert max(batch * queries for batch, queries in made) == 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mtaclip_plugin.inference.clip_masks.build import ClipWay, build_clip_masks
-from mtaclip_plugin.inference.clip_masks.opinion import ClipMasks
-from mtaclip_plugin.inference.clip_masks.probabilities import join_probabilities
+from mtaclip_plugin.inference.clip_masks.build import build_clip_masks
+from mtaclip_plugin.inference.clip_masks.cropped import CroppedMasks
+from mtaclip_plugin.inference.clip_masks.opinion import ClipMasks, ClipWay, ImageTower
+from mtaclip_plugin.inference.clip_masks.pooled import PooledMasks
 
-__all__ = ["ClipMasks", "ClipWay", "build_clip_masks", "join_probabilities"]
+__all__ = ["ClipMasks", "ClipWay", "CroppedMasks", "ImageTower", "PooledMasks", "build_clip_masks"]

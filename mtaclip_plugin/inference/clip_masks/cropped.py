@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from mtaclip_plugin.inference.bands import full_masks
+from mtaclip_plugin.inference.bands import full_maps
 from mtaclip_plugin.inference.clip_masks.opinion import ClipMasks, embedding_of
 from mtaclip_plugin.inference.clip_masks.probabilities import embedding_probabilities
 from mtaclip_plugin.inference.clip_masks.regions import crop_regions
@@ -29,7 +27,7 @@ class CroppedMasks(ClipMasks):
     """
 
     @torch.no_grad()
-    def __call__(
+    def ask(
         self,
         images: Tensor,
         prediction: MaskPrediction,
@@ -48,14 +46,12 @@ class CroppedMasks(ClipMasks):
                 "clip_masks='crop' can not be exported, as it depends on the masks how many crops there are; build "
                 "the model with clip_masks='pool', or without"
             )
-        images = self.recoloured(images)
+        images, mask_logits = self.recoloured(images), prediction.mask_logits.float()
         result = torch.ones_like(decoder[..., :-1])
         carries = decoder[..., :-1].amax(-1) > LEAST_PROBABILITY
         for image, masks in enumerate(carries):
             for chunk in masks.nonzero().flatten().split(CROPS_AT_ONCE) if masks.any() else ():
-                embed, features = prediction.mask_embed[image, chunk], prediction.mask_features[image]
-                part = replace(prediction, mask_embed=embed[None], mask_features=features[None])
-                regions = full_masks(part)[0] >= 0.5
+                regions = full_maps(mask_logits[image, chunk][None], prediction)[0] >= 0
                 shown = regions.flatten(1).any(1)
                 if shown.any():
                     crops = crop_regions(images[image], regions[shown], self.image_size, self.interpolation)

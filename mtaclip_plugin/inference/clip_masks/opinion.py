@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtaclip_plugin.encoders import Preprocessing, encode
+from mtaclip_plugin.inference.naming import class_probabilities
+from mtaclip_plugin.inference.scoring import Scoring
 from mtaclip_plugin.structures import MaskPrediction
+
+ClipWay = Literal["pool", "crop"]
+
+
+@dataclass(frozen=True)
+class ImageTower:
+    """The image side of an open_clip model.
+
+    Attributes:
+        visual: the tower.
+        logit_scale: the log of the scale of the model's logits, () or (1).
+    """
+
+    visual: Any
+    logit_scale: Tensor
 
 
 class ClipMasks:
@@ -19,8 +37,7 @@ class ClipMasks:
     saved, and the tower, which is frozen and always in eval mode, is neither.
 
     Args:
-        visual: the image tower, which from then on may be used for nothing else.
-        logit_scale: the log of the scale of its logits, () or (1).
+        image_tower: the tower, which from then on may be used for nothing else.
         given: what the images that it is going to be given are normalised with.
 
     Attributes:
@@ -30,7 +47,8 @@ class ClipMasks:
         ValueError: for a tower that gives other than one embedding of an image.
     """
 
-    def __init__(self, visual: Any, logit_scale: Tensor, *, given: Preprocessing) -> None:
+    def __init__(self, image_tower: ImageTower, *, given: Preprocessing) -> None:
+        visual, logit_scale = image_tower.visual, image_tower.logit_scale
         self.tower: nn.Module = visual.eval().requires_grad_(False)
         self.logit_scale = logit_scale.detach().exp()
         self.interpolation = "bilinear" if visual.preprocess_cfg["interpolation"] == "bilinear" else "bicubic"
@@ -42,6 +60,7 @@ class ClipMasks:
         )
         # Undoes one normalisation and does the other.
         self.factor, self.shift = given_std / std, (given_mean - mean) / std
+        self.keeps_colours = torch.allclose(given_mean, mean) and torch.allclose(given_std, std)
         with torch.no_grad():
             embedding = embedding_of(visual(self.shift.new_zeros(1, 3, *self.image_size)))
         if embedding.ndim != 2:
@@ -56,6 +75,27 @@ class ClipMasks:
         images: Tensor,
         prediction: MaskPrediction,
         text: Tensor,
+        scoring: Scoring,
+        *,
+        unpooled: Tensor | None = None,
+    ) -> MaskPrediction:
+        """Adds what the tower says to a prediction.
+
+        Args:
+            images: (B, 3, H, W), normalised as they were given to the model.
+            prediction: the model's prediction of them.
+            text: (P, K+1, T) text embeddings of the tower's own model, "none" last.
+            scoring: how the decoder names masks.
+            unpooled: what ``encode`` gave beside the encoder's maps.
+        """
+        decoder = class_probabilities(prediction, scoring)
+        return replace(prediction, clip_probabilities=self.ask(images, prediction, text, decoder, unpooled=unpooled))
+
+    def ask(
+        self,
+        images: Tensor,
+        prediction: MaskPrediction,
+        text: Tensor,
         decoder: Tensor,
         *,
         unpooled: Tensor | None = None,
@@ -63,15 +103,15 @@ class ClipMasks:
         """Asks the tower.
 
         Args:
-            images: (B, 3, H, W), normalised as they were given to the model.
-            prediction: the model's prediction of them.
-            text: (P, K+1, T) text embeddings of the tower's own model, "none" last.
+            images: see above, as the next two.
+            prediction: of which the masks are.
+            text: what they are compared with; "none" is not: the tower is asked which class a mask shows, not whether.
             decoder: (B, Q, K+1) probabilities that the decoder gives, "none" last.
-            unpooled: what ``encode`` gave beside the encoder's maps.
+            unpooled: see above.
 
         Returns:
-            (B, Q, K) float32 probabilities of the classes, without "none"; all are 1 for masks that it was not asked
-            about, such as empty ones.
+            (B, Q, K) float32 probabilities of the classes; all are 1 for masks that the tower was not asked about,
+            such as empty ones.
         """
         raise NotImplementedError
 

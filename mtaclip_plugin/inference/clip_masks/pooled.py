@@ -18,7 +18,7 @@ from mtaclip_plugin.inference.clip_masks.open_clip_towers import (
     ResNetPooling,
     VisionTransformerPooling,
 )
-from mtaclip_plugin.inference.clip_masks.opinion import ClipMasks
+from mtaclip_plugin.inference.clip_masks.opinion import ClipMasks, ImageTower
 from mtaclip_plugin.inference.clip_masks.pooling import MaskPooling
 from mtaclip_plugin.inference.clip_masks.probabilities import embedding_probabilities
 from mtaclip_plugin.inference.clip_masks.regions import cell_shares, resized
@@ -35,8 +35,7 @@ class PooledMasks(ClipMasks):
     both. A tower that is trained as the encoder is looked at no more: this one stays as it was.
 
     Args:
-        visual: see ``ClipMasks``.
-        logit_scale: see ``ClipMasks``.
+        image_tower: see ``ClipMasks``.
         given: see ``ClipMasks``.
 
     Raises:
@@ -45,13 +44,13 @@ class PooledMasks(ClipMasks):
 
     tower: MaskPooling
 
-    def __init__(self, visual: Any, logit_scale: Tensor, *, given: Preprocessing) -> None:
-        super().__init__(visual, logit_scale, given=given)
-        self.tower = _pooling_of(visual).eval()
+    def __init__(self, image_tower: ImageTower, *, given: Preprocessing) -> None:
+        super().__init__(image_tower, given=given)
+        self.tower = _pooling_of(image_tower.visual).eval()
         self.shares_encoder = False
 
     @torch.no_grad()
-    def __call__(
+    def ask(
         self,
         images: Tensor,
         prediction: MaskPrediction,
@@ -86,7 +85,8 @@ class PooledMasks(ClipMasks):
     def compare(self, encoder: nn.Module) -> None:
         """See ``ClipMasks``."""
         self.shares_encoder = (
-            isinstance(encoder, ClipEncoder)
+            self.keeps_colours
+            and isinstance(encoder, ClipEncoder)
             and isinstance(self.tower, OpenClipPooling)
             and _same(encoder, self.tower.encoder)
         )
