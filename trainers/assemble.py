@@ -130,7 +130,9 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
     """
     model, known = checkpoint.config.model, checkpoint.vocabulary
     if not has_text(model.arch, model.text_encoder):
-        raise UserError(f"Other names need a model that knows classes by their text; this {model.arch} does not.")
+        raise UserError(
+            f"Other names, or other text, need a model that knows classes by text; this {model.arch} does not."
+        )
     given = tuple(check_class_names(names, len(names)))
     require(len(given) > 1, f"'{given[0]}' alone is no list of names: name what is not '{given[0]}' too.")
     require(len(given) <= IGNORE_INDEX, f"{len(given)} names are too many: at most {IGNORE_INDEX} fit into a picture.")

@@ -214,6 +214,7 @@ class Evaluator(Engine):
         _quiet(self)
 
     def _count(self, name: str, num_classes: int, pair: Callable[[EvalStep], tuple[Tensor | None, ...]]) -> None:
+        num_classes = max(num_classes, 2)  # which Ignite asks for; a second class that occurs nowhere does not count
         LabelConfusionMatrix(num_classes, device=self._source.device, output_transform=pair).attach(self, name)
 
     def _give_names(self) -> None:

@@ -69,9 +69,11 @@ class Vocabulary:
         Raises:
             ValueError: The model cannot take them.
         """
-        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        if (tower := getattr(model.prompts, "tower", None)) is not None:  # frozen, and no part of the model's modules
-            shared[id(tower)] = tower
+        frozen = (
+            getattr(model.prompts, "tower", None),
+            getattr(model, "_clip_masks", None),
+        )  # are no parts of the model
+        shared = {id(one): one for one in chain(model.parameters(), model.buffers(), frozen)}
         twin = copy.deepcopy(model, shared).eval()
         self.set_names(twin, names)
         return twin
