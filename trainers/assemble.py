@@ -17,6 +17,7 @@ from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
+from trainers.data.kinds import UNSEEN, KindsDataset
 from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.shapes import ShapesDataset
 from trainers.engine.forward import Forward, resolve_device
@@ -25,7 +26,7 @@ from trainers.foundation.errors import UserError
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
 from trainers.options.config import Config, DataConfig, LossConfig, ModelConfig, data_root, require
 from trainers.run.checkpoints import Checkpoint
-from trainers.text.text_bank import ENCODER, SHAPES_BANK, bank_encoder, embed_sentences, load_text_bank
+from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -46,7 +47,15 @@ def _whole_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     if config.dataset in LAYOUTS:
         return published_dataset(config.dataset, data_root(config), split)
     length = config.train_length if split == config.train_split else config.val_length
-    return ShapesDataset(split, size=config.size, length=length)
+    generated = KindsDataset if config.dataset == "kinds" else ShapesDataset
+    return generated(split, size=config.size, length=length)
+
+
+def resolve_unseen(config: Config) -> Config:
+    """The configuration with the classes that its dataset keeps from training itself, where it leaves that open."""
+    if config.data.unseen is not None or config.data.dataset != "kinds":
+        return config
+    return replace(config, data=replace(config.data, unseen=UNSEEN))
 
 
 def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
@@ -57,7 +66,7 @@ def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
         OSError: Text embeddings that cannot be had.
     """
     model = config.model
-    seen = names_without(class_names, config.data.unseen, option="--data.unseen")
+    seen = names_without(class_names, config.data.unseen_names, option="--data.unseen")
     unseen = tuple(name for name in class_names if name not in seen)
     if unseen and not has_text(model.arch, model.text_encoder):
         reason = "has no text" if is_mtaclip(model.arch) else "knows no class but those that its head was trained on"
@@ -223,8 +232,8 @@ def bank_file(config: Config) -> Path:
     """
     if config.model.text_embeddings is not None:
         return Path(config.model.text_embeddings)
-    if config.data.dataset == "shapes":
-        return SHAPES_BANK
+    if config.data.dataset in BANKS:
+        return BANKS[config.data.dataset]
     sentence = (
         "A bank of text needs --model.text_embeddings FILE with one row for each class, such as "
         "python -m trainers.text.text_bank writes"

@@ -11,7 +11,14 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 
-from trainers.assemble import create_dataset, create_forward, create_model, create_vocabulary, resolve_statistics
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    resolve_statistics,
+    resolve_unseen,
+)
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
@@ -51,6 +58,7 @@ def train(config: Config) -> None:
         UserError: Something in the options, the data or the checkpoint must be put right first; or the run cannot
             go on, see `trainers.run.failures`.
     """
+    config = resolve_unseen(config)
     folder, first = Path(config.train.output), idist.get_rank() == 0
     with user_errors():
         resumed = find_checkpoint(folder, config.train)

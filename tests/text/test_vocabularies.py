@@ -74,7 +74,5 @@ def test_zero_shot_splits_have_the_published_ids(name: str, seen: int, unseen_id
 
 
 def test_a_split_that_is_not_there() -> None:
-    with pytest.raises(
-        ValueError, match="no zero-shot split 'voc2012'; did you mean 'voc'"
-    ):
+    with pytest.raises(ValueError, match="no zero-shot split 'voc2012'; did you mean 'voc'"):
         mta.zero_shot_split("voc2012")
