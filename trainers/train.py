@@ -70,10 +70,10 @@ def train(config: Config) -> None:
             vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary
         torch.manual_seed(config.train.seed)
         model = create_model(config, vocabulary)
-        if vocabulary.unseen:
-            vocabulary.named(model, vocabulary.class_names)  # what is wrong with a name should be told at once
         config = resolve_statistics(config, model)
         forward = create_forward(model, config)
+        if vocabulary.unseen:
+            vocabulary.named(forward.model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config)
         val_set = check(val_set, config.data.val_split, config)
