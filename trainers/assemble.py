@@ -48,7 +48,7 @@ def create_model(config: Config, class_names: Sequence[str]) -> SegmentationMode
     options = asdict(config.model)
     if reads_bank(config.model.arch, config.model.text_encoder):
         options["text_embeddings"] = load_text_bank(bank_file(config), class_names)
-    return _build(options, class_names)
+    return _build(options | _colours(config), class_names)
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
@@ -60,7 +60,7 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     """
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, checkpoint.class_names)
+    model = _build(options | _colours(checkpoint.config), checkpoint.class_names)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -99,6 +99,11 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
         precision=config.train.precision,
         evaluation=config.eval,
     )
+
+
+def _colours(config: Config) -> dict[str, Any]:
+    """What the model is told of the normalisation of its images, as far as the configuration says it."""
+    return {"image_mean": config.data.mean, "image_std": config.data.std}
 
 
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:

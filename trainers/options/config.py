@@ -116,6 +116,16 @@ class ModelConfig:
     """One learned position for each prompt, or one for each text token."""
     classification: Literal["learned", "text", "ensemble"] = "learned"
     """What names the masks at inference: the class head, the text, or both."""
+    clip_masks: Literal["pool", "crop"] | None = None
+    """Also ask CLIP's image tower what a mask shows, which it pools over, or which is cut out for it."""
+    clip_masks_tower: str | None = None
+    """The open_clip model whose image tower is asked, where the text is a bank of its embeddings."""
+    clip_masks_pretrained: str | None = "openai"
+    """Tag of its weights; null: random."""
+    trained_clip: float = 0.4
+    """How much it counts for names that the class head was trained on, 0 to 1."""
+    untrained_clip: float = 0.8
+    """The same for names that it was not trained on."""
 
 
 @dataclass(frozen=True)
