@@ -15,7 +15,7 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor
 
-from mtaclip_plugin.arguments import check_choice, check_depth, check_images, check_positive, check_width
+from mtaclip_plugin.arguments import check_choice, check_colours, check_depth, check_images, check_positive, check_width
 from mtaclip_plugin.classes import TextGuidedModel, check_text_options
 from mtaclip_plugin.decoder import (
     InputNorm,
@@ -172,6 +172,7 @@ class MTACLIP(TextGuidedModel):
         check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
         check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
         check_positive(pixel_decoder_layers=pixel_decoder_layers, pixel_decoder_ffn=pixel_decoder_ffn)
+        check_colours(image_mean=image_mean, image_std=image_std)
         check_depth(encoder_depth)
         check_width(decoder_channels, num_heads=num_heads)
         scoring = Scoring(

@@ -91,7 +91,8 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     """
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
-    return _build(asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}, vocabulary.seen)
+    options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
+    return _build(options | _colours(config), vocabulary.seen)
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
@@ -114,7 +115,7 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     vocabulary = checkpoint.vocabulary
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, vocabulary.seen)
+    model = _build(options | _colours(checkpoint.config), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -212,6 +213,11 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
         precision=config.train.precision,
         evaluation=config.eval,
     )
+
+
+def _colours(config: Config) -> dict[str, Any]:
+    """What the model is told of the normalisation of its images, as far as the configuration says it."""
+    return {"image_mean": config.data.mean, "image_std": config.data.std}
 
 
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
