@@ -101,7 +101,7 @@ class TextGuidedModel(TextHolder):
             raise ValueError(
                 f"the text embeddings are of P={shape[0]} prompts, the model takes P={num_prompts}, or (K, T) for all"
             )
-        self.prompts = bank_of(embeddings, self._evaluation_text())
+        self.prompts = bank_of(embeddings, self.prompts.encoded())
         self._exchange_classes(names)
 
     def bake_text(self) -> None:
@@ -115,7 +115,7 @@ class TextGuidedModel(TextHolder):
         if self.prompts is None:
             raise ValueError("the model was built without text: there is none to bake")
         if isinstance(self.prompts, PromptLearner):
-            text = self._evaluation_text()
+            text = self.prompts.encoded()
             self.prompts = bank_of(text, text)
             self._write_config()
 
@@ -204,8 +204,7 @@ class TextGuidedModel(TextHolder):
         self.class_names = names
         self._score_untrained()
         self._write_config()
-        self._text_source = []
-        self._refresh_text_embeddings()
+        self._encode_prompts()
 
     def _select_rows(self, rows: list[int | None]) -> None:
         """Makes the decoder's rows for each class anew of the present ones."""

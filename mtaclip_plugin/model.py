@@ -231,7 +231,7 @@ class MTACLIP(TextGuidedModel):
             self.classification_head = ClassificationHead(in_channels=maps.channels[-1], **aux_params)
         self.name = f"mtaclip-{encoder_name}"
         self.initialize()
-        self._hold_text(classes)
+        self._encode_after_loading()
         self.text_centering = self._centering() if center_text else None
         self.scoring = scoring
 
