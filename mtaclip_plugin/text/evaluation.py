@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from typing import Any, Self
 
+import torch
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
@@ -19,6 +22,7 @@ class TextHolder(SegmentationModel):
     """
 
     prompts: PromptLearner | EmbeddingBank | None
+    _warned = False
 
     @property
     def text_embeddings(self) -> Tensor | None:
@@ -36,7 +40,21 @@ class TextHolder(SegmentationModel):
         """(P, K+1, T) text embeddings: in training with a gradient, in evaluation from the tower's last run."""
         if self.prompts is None:
             return None
-        return self.prompts() if self.training else self.prompts.encoded()
+        if self.training:
+            return self.prompts()
+        self._warn_if_prompts_would_learn()
+        return self.prompts.encoded()
+
+    def _warn_if_prompts_would_learn(self) -> None:
+        if self._warned or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        if isinstance(self.prompts, PromptLearner) and self.prompts.contexts.requires_grad:
+            self._warned = True
+            _warn_caller(
+                "The prompts learn nothing: the model is in evaluation mode, in which smp.from_pretrained gives it and "
+                "Lightning's fit leaves it. Call model.train() before training it, or evaluate it under "
+                "torch.no_grad()."
+            )
 
     def _encode_prompts(self) -> None:
         if self.prompts is not None:
@@ -44,6 +62,14 @@ class TextHolder(SegmentationModel):
 
     def _encode_after_loading(self) -> None:
         self.register_load_state_dict_post_hook(_encode_in_evaluation)
+
+
+def _warn_caller(message: str) -> None:
+    """Warns at the line, outside of this library and of torch, that called the model."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("mtaclip_plugin", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _encode_in_evaluation(model: TextHolder, incompatible_keys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -220,3 +221,31 @@ def test_memory_without_values_and_back(text: str, evaluated: bool) -> None:
         model.eval()
     model.to("meta").eval().to_empty(device="cpu").load_state_dict(state)
     assert torch.equal(text_logits(model), expected)
+
+
+def test_training_in_evaluation_mode_is_said_once_and_at_its_line() -> None:
+    model = build().eval()
+    image = torch.randn(2, 3, 32, 32)
+    with pytest.warns(UserWarning, match=r"prompts learn nothing.*model\.train\(\)") as caught:
+        nn.Sequential(model)(image)
+        model(image)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_nothing_is_said_where_no_prompt_would_learn() -> None:
+    image = torch.randn(2, 3, 32, 32)
+    frozen = build().eval()
+    frozen.prompts.contexts.requires_grad_(False)
+    others = [frozen, build(**TEXTS["short bank"]).eval(), build(text_encoder=None).eval(), build().train()]
+    model = build().eval()
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The prompts")
+        for other in others:
+            other(image)
+        model.predict(image)
+        model.predict_labels(image)
+        with torch.no_grad():
+            model(image)
+        compiled = torch.compile(build(pixel_decoder="fpn").eval(), fullgraph=True, backend="eager")
+        assert compiled(image).requires_grad
