@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -73,6 +73,18 @@ def check_width(decoder_channels: int, *, num_heads: int) -> None:
         raise ValueError(
             f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
         )
+
+
+def refuse_torchscript() -> NoReturn:
+    """Says what to use in the place of TorchScript, whose traces hold for one size of image, or fail.
+
+    Raises:
+        RuntimeError: always, as smp's models do that are not scriptable.
+    """
+    raise RuntimeError(
+        "this model can be neither scripted nor traced by torch.jit, nor exported by torch.onnx.export(dynamo=False): "
+        "take torch.export.export(model.eval(), (images,)), or torch.onnx.export(..., dynamo=True)"
+    )
 
 
 def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor
 
-from mtaclip_plugin.arguments import check_choice, check_depth, check_images, check_positive, check_width
+from mtaclip_plugin.arguments import (
+    check_choice,
+    check_depth,
+    check_images,
+    check_positive,
+    check_width,
+    refuse_torchscript,
+)
 from mtaclip_plugin.classes import TextGuidedModel, check_text_options
 from mtaclip_plugin.decoder import (
     InputNorm,
@@ -283,6 +290,8 @@ class MTACLIP(TextGuidedModel):
 
     def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
         """The last prediction; with ``auxiliary``, the ones before it come along."""
+        if torch.jit.is_tracing():
+            refuse_torchscript()
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
@@ -297,6 +306,9 @@ class MTACLIP(TextGuidedModel):
         decoded = self.decoder(pyramid, self._text_to_read(), auxiliary=auxiliary)
         prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
         return prediction if labels is None else replace(prediction, labels=labels)
+
+    def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first
+        refuse_torchscript()
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

@@ -10,6 +10,7 @@ from typing import Any
 from segmentation_models_pytorch.base import SegmentationModel
 
 from mtaclip_plugin import preprocessing
+from mtaclip_plugin.text import names_as_saved
 from trainers.data.batch import SegmentationDataset
 from trainers.data.folder import FolderDataset
 from trainers.data.published import LAYOUTS, published_dataset
@@ -60,7 +61,8 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     """
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, checkpoint.class_names)
+    with names_as_saved():
+        model = _build(options, checkpoint.class_names)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:

@@ -51,9 +51,9 @@ class TextHolder(SegmentationModel):
         if isinstance(self.prompts, PromptLearner) and self.prompts.contexts.requires_grad:
             self._warned = True
             _warn_caller(
-                "The prompts learn nothing: the model is in evaluation mode, in which smp.from_pretrained gives it and "
-                "Lightning's fit leaves it. Call model.train() before training it, or evaluate it under "
-                "torch.no_grad()."
+                "in evaluation mode the prompts learn nothing, but gradients are on: call model.train() before "
+                "training (smp.from_pretrained gives evaluation mode, Lightning's fit keeps it), or evaluate under "
+                "torch.no_grad()"
             )
 
     def _encode_prompts(self) -> None:

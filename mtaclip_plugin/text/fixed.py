@@ -26,9 +26,10 @@ class FixedTensors(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
 
-    if TYPE_CHECKING:  # nn.Module's own may also give a module
+    if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Tensor: ...
+        def __getattr__(self, name: str) -> Tensor:
+            """Gives a tensor, where ``nn.Module``'s own may give a module too."""
 
 
 class WithFixedTensors(nn.Module):

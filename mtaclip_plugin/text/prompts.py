@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtaclip_plugin.text.class_names import NONE_NAME
+from mtaclip_plugin.text.class_names import NONE_NAME, are_as_saved
 from mtaclip_plugin.text.fixed import Move, WithFixedTensors
 from mtaclip_plugin.text.shared_prefix import SharedPrefixEncoder
 from mtaclip_plugin.text.tower import PLACEHOLDER, TextTower
@@ -27,7 +27,8 @@ class PromptLearner(WithFixedTensors):
             which is exact to rounding and many times cheaper; other towers never do.
 
     Raises:
-        ValueError: if a prompt is longer than the tower reads, or the tokenizer has no token to put contexts for.
+        ValueError: if a prompt is longer than the tower reads, two names are one to the tokenizer, or it has no token
+            to put contexts for.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class PromptLearner(WithFixedTensors):
                     f"{tower.context_length} tokens that '{tower.name}' reads; shorten it, or context_length"
                 )
         ids = tower.tokenize(prompts)
+        if not are_as_saved():
+            _check_told_apart(tower, names, ids)
         self._fix(ids=ids, text=None, source=None)
         self.start = _find_placeholders(tower, ids[0], context_length)
         self.encoder = None
@@ -96,6 +99,17 @@ class PromptLearner(WithFixedTensors):
     def _move_fixed(self, move: Move) -> None:
         super()._move_fixed(move)
         self.tower.move(move)
+
+
+def _check_told_apart(tower: TextTower, names: Sequence[str], ids: Tensor) -> None:
+    known: dict[tuple[int, ...], str] = {}
+    for name, row in zip(names, ids.tolist(), strict=True):
+        other = known.setdefault(tuple(row), name)
+        if other != name:
+            raise ValueError(
+                f"class names '{other}' and '{name}' are one to the tokenizer of '{tower.name}', so text can not tell "
+                "them apart; rename one"
+            )
 
 
 def _equal(contexts: Tensor, source: Tensor) -> bool:
