@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.text import check_class_names
+from mtaclip_plugin.text import check_class_names, names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
@@ -115,7 +115,8 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     vocabulary = checkpoint.vocabulary
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options | _colours(checkpoint.config), vocabulary.seen)
+    with names_as_saved():
+        model = _build(options | _colours(checkpoint.config), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
