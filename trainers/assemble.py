@@ -12,11 +12,12 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.text import check_class_names
+from mtaclip_plugin.text import check_class_names, names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
+from trainers.data.kinds import UNSEEN, KindsDataset
 from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.shapes import ShapesDataset
 from trainers.engine.forward import Forward, resolve_device
@@ -25,7 +26,7 @@ from trainers.foundation.errors import UserError
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
 from trainers.options.config import Config, DataConfig, LossConfig, ModelConfig, data_root, require
 from trainers.run.checkpoints import Checkpoint
-from trainers.text.text_bank import ENCODER, SHAPES_BANK, bank_encoder, embed_sentences, load_text_bank
+from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 
 
 def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
@@ -46,7 +47,15 @@ def _whole_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     if config.dataset in LAYOUTS:
         return published_dataset(config.dataset, data_root(config), split)
     length = config.train_length if split == config.train_split else config.val_length
-    return ShapesDataset(split, size=config.size, length=length)
+    generated = KindsDataset if config.dataset == "kinds" else ShapesDataset
+    return generated(split, size=config.size, length=length)
+
+
+def resolve_unseen(config: Config) -> Config:
+    """The configuration with the classes that its dataset keeps from training itself, where it leaves that open."""
+    if config.data.unseen is not None or config.data.dataset != "kinds":
+        return config
+    return replace(config, data=replace(config.data, unseen=UNSEEN))
 
 
 def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
@@ -57,7 +66,7 @@ def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
         OSError: Text embeddings that cannot be had.
     """
     model = config.model
-    seen = names_without(class_names, config.data.unseen, option="--data.unseen")
+    seen = names_without(class_names, config.data.unseen_names, option="--data.unseen")
     unseen = tuple(name for name in class_names if name not in seen)
     if unseen and not has_text(model.arch, model.text_encoder):
         reason = "has no text" if is_mtaclip(model.arch) else "knows no class but those that its head was trained on"
@@ -82,7 +91,8 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     """
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
-    return _build(asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}, vocabulary.seen)
+    options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
+    return _build(options | _colours(config), vocabulary.seen)
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
@@ -105,7 +115,8 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     vocabulary = checkpoint.vocabulary
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, vocabulary.seen)
+    with names_as_saved():
+        model = _build(options | _colours(checkpoint.config), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -207,6 +218,11 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
     )
 
 
+def _colours(config: Config) -> dict[str, Any]:
+    """What the model is told of the normalisation of its images, as far as the configuration says it."""
+    return {"image_mean": config.data.mean, "image_std": config.data.std}
+
+
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
     names = ("arch", "encoder_name", "encoder_weights")
     shared = {name: options.pop(name) for name in names}
@@ -225,8 +241,8 @@ def bank_file(config: Config) -> Path:
     """
     if config.model.text_embeddings is not None:
         return Path(config.model.text_embeddings)
-    if config.data.dataset == "shapes":
-        return SHAPES_BANK
+    if config.data.dataset in BANKS:
+        return BANKS[config.data.dataset]
     sentence = (
         "A bank of text needs --model.text_embeddings FILE with one row for each class, such as "
         "python -m trainers.text.text_bank writes"

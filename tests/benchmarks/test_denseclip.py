@@ -23,7 +23,7 @@ from trainers.engine.forward import Forward
 from trainers.models import build_model, reads_bank, text_options
 from trainers.options.config import Config, ModelConfig
 from trainers.run.checkpoints import load_checkpoint
-from trainers.text.text_bank import SHAPES_BANK, load_text_bank
+from trainers.text.text_bank import BANKS, load_text_bank
 
 
 def build(**options: Any) -> DenseCLIP:
@@ -181,7 +181,7 @@ def test_the_text_is_always_a_bank(text_encoder: str | None) -> None:
     config = Config(model=ModelConfig(arch="denseclip", encoder_weights=None, text_encoder=text_encoder))
     model = create_model(config, create_vocabulary(config, CLASS_NAMES))
     assert isinstance(model, DenseCLIP) and model.class_names == list(CLASS_NAMES)
-    bank = load_text_bank(SHAPES_BANK, CLASS_NAMES)
+    bank = load_text_bank(BANKS["shapes"], CLASS_NAMES)
     torch.testing.assert_close(model.prompts.embeddings, F.normalize(bank, dim=-1))
 
 

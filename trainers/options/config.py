@@ -11,7 +11,9 @@ from typing import Literal
 from trainers.foundation.errors import UserError, user_errors
 from trainers.foundation.names import read_names
 
-DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
+DatasetName = Literal[
+    "kinds", "shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"
+]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
@@ -31,16 +33,17 @@ class DataConfig:
     """What is read, and how a training crop is made of it."""
 
     dataset: DatasetName = "shapes"
-    """The generated demo; a folder of images/SPLIT, annotations/SPLIT and classes.txt; or a published dataset."""
+    """Generated scenes of 64 kinds of figures, or of 11; a folder of images/SPLIT, annotations/SPLIT and classes.txt;
+    or a published dataset."""
     root: str | None = None
-    """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
+    """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
     ignore_classes: tuple[str, ...] = ()
     """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
-    unseen: tuple[str, ...] | str = ()
+    unseen: tuple[str, ...] | str | None = None
     """Names of classes that are kept from training and named by their text in evaluation, e.g. [sheep,sofa]; or a file
-    with one name a line."""
+    with one name a line; null: those that the dataset itself keeps back, as "kinds" does, [] none."""
     on_error: Literal["stop", "skip"] = "stop"
     """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
     train_split: str = "train"
@@ -48,11 +51,11 @@ class DataConfig:
     val_split: str = "val"
     """Name of the split that is validated on."""
     size: int = 128
-    """Side of the images of the dataset "shapes", in pixels."""
+    """Side of generated images, in pixels."""
     train_length: int = 2000
-    """Number of training images of the dataset "shapes"."""
+    """Number of generated training images."""
     val_length: int = 100
-    """Number of validation images of the dataset "shapes"."""
+    """Number of generated validation images."""
     crop_size: tuple[int, int] = (128, 128)
     """Height and width of a training crop, in pixels."""
     scale_range: tuple[float, float] = (0.75, 1.5)
@@ -79,6 +82,12 @@ class DataConfig:
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
         require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
 
+    @property
+    def unseen_names(self) -> tuple[str, ...]:
+        """The names in ``unseen``, once it is known what those of the dataset itself are."""
+        assert not isinstance(self.unseen, str)
+        return self.unseen or ()
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -95,7 +104,7 @@ class ModelConfig:
     text_pretrained: str | None = "openai"
     """Tag of the open_clip model's weights; null: random."""
     text_embeddings: str | None = None
-    """File of the bank, .npy or .safetensors; null: the one that comes with the dataset "shapes"."""
+    """File of the bank, .npy or .safetensors; null: the one that comes with a generated dataset."""
     num_prompts: int = 3
     """Contexts P learned for the class names."""
     context_length: int = 8
@@ -138,6 +147,16 @@ class ModelConfig:
     """Power of the text in naming classes that were not trained, with per_name."""
     calibration: float = 0.0
     """Taken off the logits of trained classes where there are others, which training pushes down."""
+    clip_masks: Literal["pool", "crop"] | None = None
+    """Also ask CLIP's image tower what a mask shows, which it pools over, or which is cut out for it."""
+    clip_masks_tower: str | None = None
+    """The open_clip model whose image tower is asked, where the text is a bank of its embeddings."""
+    clip_masks_pretrained: str | None = "openai"
+    """Tag of its weights; null: random."""
+    trained_clip: float = 0.4
+    """How much it counts for names that the class head was trained on, 0 to 1."""
+    untrained_clip: float = 0.8
+    """The same for names that it was not trained on."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Checkpoint:
     @property
     def vocabulary(self) -> Vocabulary:
         """The classes with their text."""
-        unseen = tuple(name for name in self.class_names if name in self.config.data.unseen)
+        unseen = tuple(name for name in self.class_names if name in self.config.data.unseen_names)
         bank = self.weights.get("prompts.embeddings") if self.bank is None else self.bank
         return Vocabulary(self.class_names, unseen, bank, self.bank_encoder)
 

@@ -107,7 +107,7 @@ def create_training(
         seed=config.train.seed,
         rank=rank,
     )
-    seen = names_without(dataset.class_names, config.data.unseen, option="--data.unseen")
+    seen = names_without(dataset.class_names, config.data.unseen_names, option="--data.unseen")
     loader = create_train_loader(
         select_classes(dataset, seen),
         batch_size=config.train.batch_size // world_size,
