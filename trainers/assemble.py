@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.text import check_class_names, names_as_saved
+from mtaclip_plugin.text import check_class_names, fold_name, names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
@@ -152,7 +152,8 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
         return Vocabulary(given, bank=bank)
     if known.bank is None:
         return Vocabulary(given)
-    new = [name for name in given if name not in known.class_names]
+    present = {fold_name(name): name for name in known.class_names}
+    new = [name for name in given if fold_name(name) not in present]
     if new and checkpoint.bank_encoder != ENCODER:
         made = "does not say what made it" if checkpoint.bank_encoder is None else f"is of {checkpoint.bank_encoder}"
         raise UserError(
@@ -163,7 +164,7 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
     if new:
         text = torch.cat([known.bank, embed_sentences(new).to(known.bank)])
         known = Vocabulary((*known.class_names, *new), bank=text)
-    return Vocabulary(given, bank=known.text_of(given))
+    return Vocabulary(given, bank=known.text_of([present.get(fold_name(name), name) for name in given]))
 
 
 def set_scoring(model: SegmentationModel, scoring: Mapping[str, Any]) -> None:

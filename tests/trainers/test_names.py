@@ -87,7 +87,7 @@ def test_names_that_a_bank_has_need_no_encoder(
     monkeypatch.setattr(assemble, "embed_sentences", lambda _: pytest.fail("nothing needs to be embedded"))
     for text in ("unknown", "sentences"):
         plain, _ = predicted(runs[text], tmp_path / text)
-        turned, _ = predicted(runs[text], tmp_path / f"{text} turned", "--names=b,a")
+        turned, _ = predicted(runs[text], tmp_path / f"{text} turned", "--names=B,a")  # case says nothing
         assert np.array_equal(turned, 1 - plain)
 
 

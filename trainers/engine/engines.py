@@ -192,7 +192,7 @@ class Evaluator(Engine):
         vocabulary: The K classes, and which of them the model is not trained on.
 
     Attributes:
-        forward: What predicts: the model itself, or one of its weights with the names of all classes.
+        forward: What predicts: the model itself, or a copy of it with the names of all classes.
         unseen_forward: What predicts with the names of the unseen classes alone.
     """
 
