@@ -29,21 +29,28 @@ from trainers.run.checkpoints import Checkpoint
 from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 
 
-def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+def create_dataset(config: DataConfig, split: str, *, strict: bool = True) -> SegmentationDataset:
     """The split of the configured dataset.
+
+    Args:
+        config: Which dataset.
+        split: Name of the split.
+        strict: Whether what leaves doubt in a folder is refused, see `FolderDataset`.
 
     Raises:
         OSError: The folder, or a file of it, is missing.
         ValueError: The folder holds something else than the format says, or a class to be ignored is not there.
     """
-    dataset = _whole_dataset(config, split)
+    dataset = _whole_dataset(config, split, strict=strict)
     counted = names_without(dataset.class_names, config.ignore_classes, option="--data.ignore_classes")
     return select_classes(dataset, counted)
 
 
-def _whole_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+def _whole_dataset(config: DataConfig, split: str, *, strict: bool) -> SegmentationDataset:
     if config.dataset == "folder":
-        return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids)
+        return FolderDataset(
+            data_root(config), split, ignore_ids=config.ignore_ids, mask_suffix=config.mask_suffix, strict=strict
+        )
     if config.dataset in LAYOUTS:
         return published_dataset(config.dataset, data_root(config), split)
     length = config.train_length if split == config.train_split else config.val_length

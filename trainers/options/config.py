@@ -39,6 +39,8 @@ class DataConfig:
     """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    mask_suffix: str = ""
+    """What follows an image's name in its mask's in the dataset "folder": _mask for NAME_mask.png or another format."""
     ignore_classes: tuple[str, ...] = ()
     """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
     unseen: tuple[str, ...] | str | None = None
