@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -39,6 +40,66 @@ def check_weights(**options: float) -> None:
     for name, value in options.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite weight of 0 or more, got {value}")
+
+
+def check_shares(**options: float) -> None:
+    """Checks that shares lie in [0, 1].
+
+    Raises:
+        ValueError: naming the first option that does not, and what was given.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a share in [0, 1], got {value}")
+
+
+def check_depth(encoder_depth: int) -> None:
+    """Checks the number of stages of an encoder.
+
+    Raises:
+        ValueError: if it is not 3, 4 or 5.
+    """
+    if encoder_depth not in (3, 4, 5):
+        raise ValueError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
+
+
+def check_width(decoder_channels: int, *, num_heads: int) -> None:
+    """Checks the width D of a decoder.
+
+    Raises:
+        ValueError: if groups or heads can not share it evenly.
+    """
+    # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
+    if decoder_channels % 64 or decoder_channels % num_heads:
+        raise ValueError(
+            f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
+        )
+
+
+def check_colours(*, image_mean: Sequence[float] | None, image_std: Sequence[float] | None) -> None:
+    """Checks what images are normalised with, where it is given.
+
+    Raises:
+        ValueError: naming the option and what was given.
+    """
+    for name, colour in {"image_mean": image_mean, "image_std": image_std}.items():
+        if colour is None:
+            continue
+        fits = len(colour) == 3 and all(math.isfinite(value) for value in colour)
+        if not fits or (name == "image_std" and min(colour) <= 0):
+            raise ValueError(f"{name} must be three finite numbers, a standard deviation above 0, got {list(colour)}")
+
+
+def refuse_torchscript() -> NoReturn:
+    """Says what to use in the place of TorchScript, whose traces hold for one size of image, or fail.
+
+    Raises:
+        RuntimeError: always, as smp's models do that are not scriptable.
+    """
+    raise RuntimeError(
+        "this model can be neither scripted nor traced by torch.jit, nor exported by torch.onnx.export(dynamo=False): "
+        "take torch.export.export(model.eval(), (images,)), or torch.onnx.export(..., dynamo=True)"
+    )
 
 
 def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtaclip_plugin.arguments import check_positive
-from mtaclip_plugin.decoder import MTACLIPDecoder
-from mtaclip_plugin.inference import Classification
-from mtaclip_plugin.text import NONE_NAME, EmbeddingBank, PromptLearner, check_class_names, load_embeddings
+from mtaclip_plugin.decoder import MTACLIPDecoder, select_classes
+from mtaclip_plugin.inference import Classification, Scoring
+from mtaclip_plugin.text import (
+    NONE_NAME,
+    EmbeddingBank,
+    PromptLearner,
+    check_class_names,
+    fold_name,
+    load_embeddings,
+    names_as_saved,
+)
 from mtaclip_plugin.text.bank import check_bank_shape
+from mtaclip_plugin.text.centering import TextCentering
 from mtaclip_plugin.text.evaluation import TextHolder
 from mtaclip_plugin.text.exchange import bank_of, prompts_for
 
@@ -26,22 +36,26 @@ class TextGuidedModel(TextHolder):
     the place of old ones: make optimizers, and wrappers such as ``DistributedDataParallel``, anew after it.
 
     Attributes:
-        classification: how masks are classified at inference, as chosen by the user.
         class_names: K names; ``None`` if the model was built without any.
         untrained_names: the names that the class head was never trained on. While there are any, evaluation
-            classifies by text alone.
+            classifies by text, alone or ``"per_name"``.
+        text_centering: what centres text before anything reads it; ``None`` for nothing.
     """
 
     config: dict[str, Any]
     decoder: MTACLIPDecoder
-    classification: Classification
     class_names: list[str] | None
     untrained_names: tuple[str, ...]
+    text_centering: TextCentering | None
 
     def set_class_names(self, names: Sequence[str], *, trained: bool = False) -> None:
         """Exchanges the class list, for other names or another number of them.
 
-        Kept names and "none" keep their rows of the class head, new ones get rows initialised anew; contexts stay.
+        Kept names and "none" keep their rows of the class head, new ones get rows initialised anew; contexts stay. Of
+        the mask queries the first K follow the names, as ``MTACLIPLoss(assignment="by_class")`` has them: a kept
+        name's query goes where the name goes, those of names that leave, then spare ones, fill the places of new
+        names. To the assignment "hungarian" the order of queries means nothing. Names are kept whose letters differ
+        in case or whose white space differs.
         Names that were there when the model was built count as trained, names that come later do not until they are
         passed with ``trained=True``: up to then evaluation classifies by text alone. Training mode, where the class
         head must learn them, follows ``classification``.
@@ -99,7 +113,7 @@ class TextGuidedModel(TextHolder):
             raise ValueError(
                 f"the text embeddings are of P={shape[0]} prompts, the model takes P={num_prompts}, or (K, T) for all"
             )
-        self.prompts = bank_of(embeddings, self._evaluation_text())
+        self.prompts = bank_of(embeddings, self.prompts.encoded())
         self._exchange_classes(names)
 
     def bake_text(self) -> None:
@@ -113,13 +127,70 @@ class TextGuidedModel(TextHolder):
         if self.prompts is None:
             raise ValueError("the model was built without text: there is none to bake")
         if isinstance(self.prompts, PromptLearner):
-            text = self._evaluation_text()
+            text = self.prompts.encoded()
             self.prompts = bank_of(text, text)
             self._write_config()
 
-    def current_classification(self) -> Classification:
-        """The way chosen, but in evaluation text alone where the class head has rows that were never trained."""
-        return "text" if self.untrained_names and not self.training else self.classification
+    @property
+    def scoring(self) -> Scoring:
+        """How scores are made, as chosen by the user; another one that is assigned is saved with the model.
+
+        Raises:
+            ValueError: On assignment, if the model lacks what it asks for.
+        """
+        return self._scoring
+
+    @scoring.setter
+    def scoring(self, scoring: Scoring) -> None:
+        check_text_options(None if self.prompts is None else "text", scoring, classes=self.config["classes"])
+        if scoring.text_masks and not self.decoder.mask_text_decoder.text_masks:
+            raise ValueError("the model was built without text masks; build it with text_masks above 0")
+        if scoring.pixel_scores and self.decoder.pixel_head is None:
+            raise ValueError("the model was built without pixel scores; build it with pixel_scores above 0")
+        self._scoring = replace(scoring, untrained=())
+        self._score_untrained()
+        self.config.update({name: value for name, value in asdict(scoring).items() if name != "untrained"})
+
+    @property
+    def classification(self) -> Classification:
+        """What names masks; see ``Scoring``."""
+        return self._scoring.classification
+
+    @classification.setter
+    def classification(self, classification: Classification) -> None:
+        self.scoring = replace(self._scoring, classification=classification)
+
+    def current_scoring(self) -> Scoring:
+        """The way chosen; in evaluation, names that the class head was never trained on are named by text."""
+        return self._scoring if self.training else self._evaluation_scoring
+
+    def _score_untrained(self) -> None:
+        """Brings the scoring of evaluation up to date with the names that were never trained."""
+        self._evaluation_scoring = self._scoring
+        if self.untrained_names:
+            untrained = tuple(k for k, name in enumerate(self.class_names or ()) if name in self.untrained_names)
+            # Where the head has rows that were never trained, its softmax means nothing for the others either.
+            way: Classification = "per_name" if self._scoring.classification == "per_name" else "text"
+            self._evaluation_scoring = replace(self._scoring, classification=way, untrained=untrained)
+
+    def _centering(self) -> TextCentering:
+        """What centres text, on the mean of the present one."""
+        if self.prompts is None:
+            raise ValueError("center_text needs text, but text_encoder is None")
+        centering = TextCentering(self.prompts.num_prompts, self.prompts.text_channels)
+        with torch.no_grad():
+            centering.keep_mean(self.prompts())
+        return centering
+
+    def _text_to_read(self) -> Tensor | None:
+        """(P, K+1, T) text embeddings as the decoder reads them."""
+        text = self._current_text()
+        return text if text is None or self.text_centering is None else self.text_centering(text)
+
+    @classmethod
+    def _from_pretrained(cls, **options: Any) -> Self:
+        with names_as_saved():
+            return super()._from_pretrained(**options)
 
     def _compare(self, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """The names, checked, and those of them that are not in the present list."""
@@ -128,7 +199,7 @@ class TextGuidedModel(TextHolder):
         if not isinstance(names, str):
             check_positive(classes=len(names or ()))
         checked = check_class_names(names, len(names or ()))
-        new = [name for name in checked if name not in self.class_names]
+        new = [name for name, row in zip(checked, self._rows(checked), strict=False) if row is None]
         if new and self.prompts is not None and self.config["text_positions"] == "token":
             raise ValueError(
                 f"text_positions='token' has a position for each text token of the old class list, none for '{new[0]}';"
@@ -138,28 +209,23 @@ class TextGuidedModel(TextHolder):
 
     def _rows(self, names: Sequence[str]) -> list[int | None]:
         """Where the rows of the new list, "none" last, are in the present one; ``None`` for new names."""
-        index = {name: row for row, name in enumerate((*(self.class_names or ()), NONE_NAME))}
-        return [index.get(name) for name in (*names, NONE_NAME)]
+        present = {name: row for row, name in enumerate((*(self.class_names or ()), NONE_NAME))}
+        index = {fold_name(name): row for name, row in present.items()} | present
+        return [index.get(name, index.get(fold_name(name))) for name in (*names, NONE_NAME)]
 
     def _exchange_classes(self, names: list[str], *, trained: bool = False) -> None:
         """Brings all but ``prompts`` to the new list."""
-        known = set(self.class_names or ()) - set(self.untrained_names)
+        known = {fold_name(name) for name in self.class_names or () if name not in self.untrained_names}
         if names != self.class_names:
-            self._select_rows(self._rows(names))
-        self.untrained_names = () if trained else tuple(name for name in names if name not in known)
+            positions_of = None
+            if self.prompts is not None and self.config["text_positions"] == "token":
+                positions_of = self.prompts.num_prompts
+            select_classes(self.decoder.mask_text_decoder, self._rows(names), positions_of=positions_of)
+        self.untrained_names = () if trained else tuple(name for name in names if fold_name(name) not in known)
         self.class_names = names
+        self._score_untrained()
         self._write_config()
-        self._text_source = []
-        self._refresh_text_embeddings()
-
-    def _select_rows(self, rows: list[int | None]) -> None:
-        """Makes the decoder's rows for each class anew of the present ones."""
-        decoder = self.decoder.mask_text_decoder
-        decoder.head.class_head = _select_outputs(decoder.head.class_head, rows)
-        if self.prompts is not None and self.config["text_positions"] == "token":
-            old = decoder.text_positions.weight.detach().unflatten(0, (self.prompts.num_prompts, -1))
-            positions = old[:, [row for row in rows if row is not None]].flatten(0, 1)
-            decoder.text_positions = nn.Embedding.from_pretrained(positions, freeze=False)
+        self._encode_prompts()
 
     def _write_config(self) -> None:
         assert self.class_names is not None
@@ -171,19 +237,36 @@ class TextGuidedModel(TextHolder):
         if isinstance(self.prompts, EmbeddingBank):
             # A checkpoint holds the values, so the configuration needs no more than their shape.
             shape = list(self.prompts.embeddings.shape)
-            if self.config["encoder_name"] == "clip" and self.config["text_encoder"] != "bank":
+            name, pretrained = self.config["text_encoder"], self.config["text_pretrained"]
+            if name != "bank" and self.config["encoder_name"] == "clip":
                 # The name that "clip" stood for goes with the tower; its weights are in the checkpoint.
-                self.config.update(encoder_name=f"clip:{self.config['text_encoder']}", encoder_weights=None)
+                self.config.update(encoder_name=f"clip:{name}", encoder_weights=None)
+            if name != "bank" and self.config["clip_masks"] is not None:
+                self.config.update(clip_masks_tower=name, clip_masks_pretrained=pretrained)
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 
-def _select_outputs(linear: nn.Linear, rows: list[int | None]) -> nn.Linear:
-    """A linear layer with these outputs of another one, and those that are ``None`` initialised anew."""
-    weight = linear.weight
-    selected = nn.Linear(linear.in_features, len(rows), device=weight.device, dtype=weight.dtype)
-    kept = [index for index, row in enumerate(rows) if row is not None]
-    source = [row for row in rows if row is not None]
-    with torch.no_grad():
-        selected.weight[kept] = weight[source]
-        selected.bias[kept] = linear.bias[source]
-    return selected
+def check_text_options(text: str | None, scoring: Scoring, *, classes: int, center_text: bool = False) -> None:
+    """Refuses what no model without text, or of a single class, can do.
+
+    Args:
+        text: where the text comes from; ``None`` without text.
+        scoring: how scores are to be made.
+        classes: K.
+        center_text: whether text is to be centred.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    wanted = {
+        f"classification='{scoring.classification}'": scoring.classification != "learned",
+        f"text_masks={scoring.text_masks}": scoring.text_masks,
+        f"pixel_scores={scoring.pixel_scores}": scoring.pixel_scores,
+        "center_text=True": center_text,
+    }
+    if text is None and (needing := [option for option, value in wanted.items() if value]):
+        raise ValueError(f"{needing[0]} needs text, but text_encoder is None")
+    if scoring.pixel_scores and classes == 1:
+        raise ValueError("pixel_scores compares classes with each other, of which there is one; leave it at 0")
+    if center_text and classes == 1:
+        raise ValueError("center_text takes off what class names have in common, of which there is one; leave it out")

@@ -16,6 +16,7 @@ import numpy as np
 
 from trainers.data.absent import find_absent
 from trainers.data.batch import SegmentationDataset
+from trainers.data.class_selection import ClassSelection
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.problems import Problem, one_line_each
@@ -52,6 +53,11 @@ def check_before_training(
         ValueError: a sample is bad and ``on_error`` is "stop", or all are; or fewer than two classes are to be learned.
         OSError: the folder cannot be written to.
     """
+    if isinstance(dataset, ClassSelection):  # whatever is selected of them, it is the same files that are read
+        usable = check_before_training(
+            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers
+        )
+        return ClassSelection(usable, dataset.class_names)
     if not isinstance(dataset, PairDataset):
         return dataset
     print_remarks(dataset)
