@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.assemble import create_dataset
+from trainers.data.class_selection import on_disk
 from trainers.foundation.errors import main_guard, user_errors
 from trainers.options.config import DataConfig, data_root
 from trainers.options.parsing import parse_config
@@ -26,8 +27,13 @@ def check_data(config: DataConfig) -> tuple[list[SplitReport], list[str]]:
     with user_errors():
         splits = dict.fromkeys((config.train_split, config.val_split))
         datasets = {split: create_dataset(config, split, strict=False) for split in splits}
-    reports = [check_split(dataset, split, num_workers=config.num_workers) for split, dataset in datasets.items()]
-    return reports, datasets[config.train_split].class_names
+    class_names = datasets[config.train_split].class_names
+    seen = [name for name in class_names if name not in config.unseen_names]
+    reports = []
+    for split, dataset in datasets.items():
+        learned = seen if split == config.train_split else ()
+        reports.append(check_split(dataset, split, num_workers=config.num_workers, learned=learned))
+    return reports, class_names
 
 
 @main_guard
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = parse_config(rest, command="python -m trainers.check_data", purpose=purpose).data
     reports, class_names = check_data(config)
-    root = Path() if config.dataset == "shapes" else data_root(config)
+    root = Path() if on_disk(reports[0].dataset) is None else data_root(config)
     print(*describe(reports, class_names, root=root, every=options.all), sep="\n")
     if find_faults(reports):
         sys.exit(1)

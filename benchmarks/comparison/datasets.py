@@ -27,11 +27,13 @@ def usable_dataset(config: DataConfig, split: str, folder: Path) -> Segmentation
         UserError: The data cannot be read, or some are bad and are not to be skipped.
     """
     with user_errors():
+        dataset = create_dataset(config, split)
+        learned = [name for name in dataset.class_names if name not in config.unseen_names]
         return check_before_training(
-            create_dataset(config, split),
+            dataset,
             split=split,
             folder=folder,
             on_error=config.on_error,
             num_workers=config.num_workers,
-            learned=split == config.train_split,
+            learned=learned if split == config.train_split else (),
         )

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from trainers import check_data, evaluate, train
+from trainers.assemble import create_dataset
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.findings import BadSample, Finding, read_once
 from trainers.data.folder import FolderDataset
 from trainers.data.shapes import ShapesDataset
+from trainers.options.parsing import parse_config
 from trainers.run.checkpoints import load_checkpoint
 
 IDS = (np.arange(16 * 24) // 24 % 3).astype(np.uint8).reshape(16, 24)
@@ -89,7 +91,7 @@ def check(
         folder=folder,
         on_error=on_error,  # type: ignore[arg-type]
         num_workers=workers,
-        learned=learned,
+        learned=dataset.class_names if learned else (),
     )
 
 
@@ -257,6 +259,35 @@ def test_less_than_two_classes_stop_a_run(
     assert stopped.value.code == 1
     page = " ".join(capsys.readouterr().out.split())
     assert "1. classes without a pixel to learn from: 1" in page and "holds no pixel of" in page.partition("right:")[2]
+
+
+def test_only_classes_that_are_to_be_learned_are_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data")
+    (tmp_path / "data/classes.txt").write_text("sky\nroad\ntree\nsign\nmoon\nsun\n")
+    (tmp_path / "data/images/train/note.txt").write_text("")
+    given = [*options(tmp_path / "data"), "--data.ignore_classes=[sign]", "--data.unseen=[road,moon]"]
+    check_data.main(given)
+    page = " ".join(capsys.readouterr().out.split())
+    assert "- train holds no pixel of the class sun" in page and "- val holds no pixel of moon, sun" in page
+    assert "the other 3 of 5 classes" in page and "- images/train/note.txt" in page
+    # The run says the same, of the labels that it finds in the files.
+    config = parse_config(given)
+    dataset = create_dataset(config.data, "train")
+    seen = [name for name in dataset.class_names if name not in config.data.unseen_names]
+    rest = check_before_training(
+        dataset, split="train", folder=tmp_path / "run", on_error="stop", num_workers=0, learned=seen
+    )
+    assert rest.class_names == ["sky", "road", "tree", "moon", "sun"]
+    error = capsys.readouterr().err
+    assert "holds no pixel of the class sun; nothing can be learned" in error and "(1): " in error
+
+
+def test_there_is_a_page_on_generated_scenes(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("shapes", "kinds"):
+        check_data.main([f"--data.dataset={name}", "--data.size=40", "--data.train_length=2", "--data.val_length=1"])
+        assert capsys.readouterr().out.startswith(
+            "train: 2 images, 0 of them cannot be used; 40 pixels high, 40 wide\n"
+        )
 
 
 def test_the_first_of_several_processes_tells_the_others(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from trainers.data.batch import IGNORE_INDEX
+from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.pairs import PairDataset
 from trainers.data.problems import Problem, few
 
@@ -26,27 +26,36 @@ class AbsentClasses:
     hopeless: bool
 
 
-def find_absent(labels: Collection[int], dataset: PairDataset, split: str) -> AbsentClasses | None:
-    """The classes of a dataset that are not among the labels of its training split; ``None`` if all are.
+def find_absent(
+    labels: Collection[int], dataset: SegmentationDataset, split: str, learned: Collection[str]
+) -> AbsentClasses | None:
+    """The classes that are to be learned, but are not among the labels of the training split; ``None`` if all are.
 
     Args:
         labels: all that occur, the ignored one included.
         dataset: the training split.
         split: its name.
+        learned: the names of those of its classes that are to be learned.
     """
     names = dataset.class_names
-    present = [id_ for id_ in range(len(names)) if id_ in labels]
-    absent = [name for id_, name in enumerate(names) if id_ not in labels]
+    present = [name for id_, name in enumerate(names) if name in learned and id_ in labels]
+    absent = [name for id_, name in enumerate(names) if name in learned and id_ not in labels]
     if not absent:
         return None
-    classes = "the class" if len(absent) == 1 else f"{len(absent)} of the {len(names)} classes:"
+    classes = "the class" if len(absent) == 1 else f"{len(absent)} of the {len(learned)} classes:"
     detail = f"holds no pixel of {classes} {few(absent, count=NAMED)}"
     remedy = "nothing can be learned of what is not there: check that the ids in the masks count as the names do"
-    only_255 = dataset.table.ignored_ids == [IGNORE_INDEX] and dataset.colors is None
-    if IGNORE_INDEX in labels and only_255 and len(present) <= 1:
-        held = f"{names[present[0]]} and {IGNORE_INDEX}" if present else f"{IGNORE_INDEX} alone"
+    if IGNORE_INDEX in labels and len(labels) <= 2 and _only_255_is_ignored(dataset):
+        held = f"{present[0]} and {IGNORE_INDEX}" if present else f"{IGNORE_INDEX} alone"
         detail += f": its masks hold {held}, and {IGNORE_INDEX} means ignore"
         ids = str(names.index(absent[0])) if len(absent) == 1 else "the id of the class"
         remedy = f"write {ids} where the masks say {IGNORE_INDEX}"
     problem = Problem("classes without a pixel to learn from", split, detail, remedy, "The split")
     return AbsentClasses(problem, hopeless=len(present) < 2)
+
+
+def _only_255_is_ignored(dataset: SegmentationDataset) -> bool:
+    """Whether an ignored pixel has the id 255 in its mask, and no other that is mapped to it."""
+    if not isinstance(dataset, PairDataset) or dataset.colors is not None:
+        return False
+    return dataset.table.ignored_ids == [IGNORE_INDEX]

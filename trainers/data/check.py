@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import numpy as np
 
 from trainers.data.absent import find_absent
 from trainers.data.batch import SegmentationDataset
-from trainers.data.class_selection import ClassSelection
+from trainers.data.class_selection import ClassSelection, on_disk
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.problems import Problem, one_line_each
@@ -33,7 +33,7 @@ def check_before_training(
     folder: Path,
     on_error: Literal["stop", "skip"],
     num_workers: int,
-    learned: bool = False,
+    learned: Collection[str] = (),
 ) -> SegmentationDataset:
     """The samples of a dataset that can be used, each of them having been read once.
 
@@ -47,7 +47,7 @@ def check_before_training(
         folder: the run's; it is made if need be.
         on_error: "stop" raises if any sample is bad, "skip" leaves the bad ones out; both list them.
         num_workers: processes that read; 0 reads in this one.
-        learned: whether its classes are to be learned from these samples, and so must occur in them.
+        learned: the classes that are to be learned from these samples, and so should occur in them.
 
     Raises:
         ValueError: a sample is bad and ``on_error`` is "stop", or all are; or fewer than two classes are to be learned.
@@ -55,7 +55,7 @@ def check_before_training(
     """
     if isinstance(dataset, ClassSelection):  # whatever is selected of them, it is the same files that are read
         usable = check_before_training(
-            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers
+            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers, learned=learned
         )
         return ClassSelection(usable, dataset.class_names)
     if not isinstance(dataset, PairDataset):
@@ -63,7 +63,7 @@ def check_before_training(
     print_remarks(dataset)
     found = _read_once(dataset, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)
     usable = _without_bad(dataset, found.bad, split=split, on_error=on_error)
-    if learned and (absent := find_absent(found.labels, dataset, split)) is not None:
+    if learned and (absent := find_absent(found.labels, dataset, split, learned)) is not None:
         if absent.hopeless:
             raise ValueError(str(absent.problem))
         if idist.get_rank() == 0:
@@ -73,8 +73,9 @@ def check_before_training(
 
 def print_remarks(dataset: SegmentationDataset) -> None:
     """Tells on stderr, once for all processes, what the user should know of a dataset's files."""
-    if isinstance(dataset, PairDataset) and idist.get_rank() == 0:
-        for line in one_line_each(dataset.remarks):
+    pairs = on_disk(dataset)
+    if pairs is not None and idist.get_rank() == 0:
+        for line in one_line_each(pairs.remarks):
             print(f"warning: {line}", file=sys.stderr, flush=True)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from trainers.data.batch import IGNORE_INDEX, Sample, SegmentationDataset
+from trainers.data.pairs import PairDataset
 
 HINT_NAMES: Final = 20
 """Classes that a sentence about an unknown one lists; of more, it names the nearest alone."""
@@ -43,6 +44,12 @@ def selection_table(class_names: Sequence[str], selected: Sequence[str]) -> torc
     for place, name in enumerate(selected):
         table[class_names.index(name)] = place
     return table
+
+
+def on_disk(dataset: SegmentationDataset) -> PairDataset | None:
+    """The pairs of files that a dataset reads, whatever classes are selected of them; ``None`` for a generated one."""
+    whole = dataset.dataset if isinstance(dataset, ClassSelection) else dataset
+    return whole if isinstance(whole, PairDataset) else None
 
 
 def select_classes(dataset: SegmentationDataset, class_names: Sequence[str]) -> SegmentationDataset:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from trainers.data.absent import NAMED, AbsentClasses, find_absent
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
+from trainers.data.class_selection import on_disk
 from trainers.data.findings import BadSample, read_once
-from trainers.data.pairs import PairDataset
 from trainers.data.problems import SHOWN, Problem, by_kind, entry, few
 
 WIDTH = 110
@@ -27,6 +27,7 @@ class SplitReport:
     Attributes:
         split: its name.
         dataset: its samples.
+        learned: the classes that are to be learned from it.
         sizes: the sizes (H,W) of the images that can be used.
         pixels: (256,) pixels of each label.
         images: (256,) images that each label is in.
@@ -36,6 +37,7 @@ class SplitReport:
 
     split: str
     dataset: SegmentationDataset
+    learned: Sequence[str] = ()
     sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
@@ -55,9 +57,11 @@ def _range(sides: Sequence[int]) -> str:
     return str(min(sides)) if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}"
 
 
-def check_split(dataset: SegmentationDataset, split: str, *, num_workers: int) -> SplitReport:
-    """Reads all images of a split, with a progress bar."""
-    report = SplitReport(split, dataset)
+def check_split(
+    dataset: SegmentationDataset, split: str, *, num_workers: int, learned: Sequence[str] = ()
+) -> SplitReport:
+    """Reads all images of a split, with a progress bar; ``learned`` are the classes that it is to teach."""
+    report = SplitReport(split, dataset, learned)
     for found in read_once(dataset, num_workers=num_workers, title=f"check {split}"):
         if isinstance(found, BadSample):
             report.bad.append(found)
@@ -70,30 +74,31 @@ def check_split(dataset: SegmentationDataset, split: str, *, num_workers: int) -
 
 
 def find_faults(reports: Sequence[SplitReport]) -> list[Problem]:
-    """What has to be put right before a training; the first report is on the split that is learned from."""
-    datasets = [report.dataset for report in reports if isinstance(report.dataset, PairDataset)]
-    of_all = [fault for dataset in datasets for fault in dataset.faults]
-    of_samples = [sample.problem for report in reports for sample in report.bad]
-    absent = _find_absent(reports[0])
-    return [*of_all, *of_samples, *([absent.problem] if absent is not None and absent.hopeless else [])]
+    """What has to be put right before a training."""
+    pairs = [each for report in reports if (each := on_disk(report.dataset)) is not None]
+    return [
+        *(fault for each in pairs for fault in each.faults),
+        *(sample.problem for report in reports for sample in report.bad),
+        *(absent.problem for absent in _find_absent(reports) if absent.hopeless),
+    ]
 
 
 def find_remarks(reports: Sequence[SplitReport]) -> list[Problem]:
     """What its owner should know of a dataset, but may leave as it is."""
-    datasets = [report.dataset for report in reports if isinstance(report.dataset, PairDataset)]
-    remarks = [remark for dataset in datasets for remark in dataset.remarks]
-    absent = _find_absent(reports[0])
-    if absent is not None and not absent.hopeless:
-        remarks.append(absent.problem)
-    remarks += [problem for report in reports[1:] if (problem := _find_unscored(report)) is not None]
-    return [*remarks, *_find_shared(reports)]
+    pairs = [each for report in reports if (each := on_disk(report.dataset)) is not None]
+    return [
+        *(remark for each in pairs for remark in each.remarks),
+        *(absent.problem for absent in _find_absent(reports) if not absent.hopeless),
+        *(problem for report in reports if (problem := _find_unscored(report)) is not None),
+        *_find_shared(reports),
+    ]
 
 
 def describe(reports: Sequence[SplitReport], class_names: Sequence[str], *, root: Path, every: bool) -> Iterator[str]:
     """The lines of the page: sizes, class shares, what is to be put right, and what is to be known.
 
     Args:
-        reports: on the splits; the first is the one that is learned from.
+        reports: on the splits.
         class_names: K names in the order of the ids.
         root: the folder of the dataset; its files are named by their paths below it.
         every: whether to name every file, and not only a few of each kind.
@@ -138,16 +143,18 @@ def _section(number: int, group: Sequence[Problem], root: Path, *, every: bool) 
         yield f"    - and {len(group) - shown} more; --all names them"
 
 
-def _find_absent(report: SplitReport) -> AbsentClasses | None:
-    if not report.sizes or not isinstance(report.dataset, PairDataset):
-        return None
-    return find_absent(np.flatnonzero(report.pixels).tolist(), report.dataset, report.split)
+def _find_absent(reports: Sequence[SplitReport]) -> Iterator[AbsentClasses]:
+    for report in reports:
+        if report.sizes and on_disk(report.dataset) is not None:
+            labels = np.flatnonzero(report.pixels).tolist()
+            if (absent := find_absent(labels, report.dataset, report.split, report.learned)) is not None:
+                yield absent
 
 
 def _find_unscored(report: SplitReport) -> Problem | None:
     names = report.dataset.class_names
     absent = [name for name, pixels in zip(names, report.pixels, strict=False) if not pixels]
-    if not absent or not report.sizes:
+    if report.learned or not absent or not report.sizes:
         return None
     detail = f"holds no pixel of {few(absent, count=NAMED)}"
     rest = f"{len(names) - len(absent)} of {len(names)} classes"
