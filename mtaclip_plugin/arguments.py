@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -88,6 +88,18 @@ def check_colours(*, image_mean: Sequence[float] | None, image_std: Sequence[flo
         fits = len(colour) == 3 and all(math.isfinite(value) for value in colour)
         if not fits or (name == "image_std" and min(colour) <= 0):
             raise ValueError(f"{name} must be three finite numbers, a standard deviation above 0, got {list(colour)}")
+
+
+def refuse_torchscript() -> NoReturn:
+    """Says what to use in the place of TorchScript, whose traces hold for one size of image, or fail.
+
+    Raises:
+        RuntimeError: always, as smp's models do that are not scriptable.
+    """
+    raise RuntimeError(
+        "this model can be neither scripted nor traced by torch.jit, nor exported by torch.onnx.export(dynamo=False): "
+        "take torch.export.export(model.eval(), (images,)), or torch.onnx.export(..., dynamo=True)"
+    )
 
 
 def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.text import check_class_names
+from mtaclip_plugin.text import check_class_names, names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
@@ -91,7 +91,8 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     """
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
-    return _build(_options(config) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}, vocabulary.seen)
+    options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
+    return _build(options | _colours(config), vocabulary.seen)
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
@@ -112,9 +113,10 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
         OSError: The weights of the text tower cannot be had.
     """
     vocabulary = checkpoint.vocabulary
-    options = _options(checkpoint.config) | {"encoder_weights": None}
+    options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, vocabulary.seen)
+    with names_as_saved():
+        model = _build(options | _colours(checkpoint.config), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -214,9 +216,9 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
     )
 
 
-def _options(config: Config) -> dict[str, Any]:
-    """Those of the model, which is also told how its images are normalised, as far as the configuration says it."""
-    return asdict(config.model) | {"image_mean": config.data.mean, "image_std": config.data.std}
+def _colours(config: Config) -> dict[str, Any]:
+    """What the model is told of the normalisation of its images, as far as the configuration says it."""
+    return {"image_mean": config.data.mean, "image_std": config.data.std}
 
 
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
