@@ -339,15 +339,9 @@ class MTACLIP(TextGuidedModel):
             prediction = clip_masks(x, prediction, self.text_embeddings, scoring, unpooled=unpooled)
         return prediction if labels is None else replace(prediction, labels=labels)
 
-    def _encode_prompts(self) -> None:
-        """Also finds out anew whether the encoder is CLIP's own image tower, untrained."""
-        super()._encode_prompts()
-        if self._clip_masks is not None:
-            self._clip_masks.compare(self.encoder)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._clip_masks is not None:
-            self._clip_masks.apply(fn)
+            self._clip_masks.move(fn)
         return super()._apply(fn, recurse)
 
     def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first

@@ -367,11 +367,11 @@ def test_moving_to_another_dtype(way: str, name: str) -> None:
     images, prediction, decoder, text = scene(model, (64, 64))
     asked = asking(way, model)
     ours = asked.ask(given(images), prediction, text, decoder)
-    asked.apply(lambda tensor: tensor.double())
+    asked.move(lambda tensor: tensor.double())
     assert next(asked.tower.parameters()).dtype == torch.float64
     assert_near(asked.ask(given(images).double(), prediction, text.double(), decoder), ours)
     with torch.autocast("cpu", torch.bfloat16):
-        asked.apply(lambda tensor: tensor.float())
+        asked.move(lambda tensor: tensor.float())
         coarse = asked.ask(given(images), prediction, text, decoder)
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, ours, atol=0.1, rtol=0.2)

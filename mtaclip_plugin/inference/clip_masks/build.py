@@ -52,6 +52,8 @@ def build_clip_masks(model: SegmentationModel, text: TextSource) -> ClipMasks | 
             f"the image tower for clip_masks gives embeddings of T={clip_masks.text_channels} numbers, the text has "
             f"T={text.prompts.text_channels}; name the open_clip model that the text comes from in clip_masks_tower"
         )
+    device = next(model.decoder.parameters()).device  # open_clip builds on the CPU whatever the default device
+    clip_masks.move(lambda tensor: tensor.to(device))
     return clip_masks
 
 

@@ -42,7 +42,7 @@ class ResNetPooling(OpenClipPooling):
         # The pool asks with the mean of the map, and looks at it too: each mask at its own.
         means = average(cells, shares) + positions[:, :1]
         tokens = torch.cat([means, cells + positions[:, 1:]], 1)
-        own = torch.eye(means.shape[1], dtype=shares.dtype, device=shares.device).expand(len(shares), -1, -1)
+        own = torch.eye(means.shape[1], dtype=shares.dtype, device=shares.device).expand(shares.shape[0], -1, -1)
         query, key, value = (
             heads_apart(projection(which), pool.num_heads)
             for projection, which in ((pool.q_proj, means), (pool.k_proj, tokens), (pool.v_proj, tokens))

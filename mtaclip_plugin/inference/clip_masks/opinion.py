@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from mtaclip_plugin.encoders import Preprocessing, encode
 from mtaclip_plugin.inference.naming import class_probabilities
 from mtaclip_plugin.inference.scoring import Scoring
 from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.text.fixed import Move, keeping_values
 
 ClipWay = Literal["pool", "crop"]
 
@@ -49,14 +50,14 @@ class ClipMasks:
     """
 
     def __init__(self, image_tower: ImageTower, *, given: Preprocessing) -> None:
-        visual, logit_scale = image_tower.visual, image_tower.logit_scale
+        visual, device = image_tower.visual, next(image_tower.visual.parameters()).device
         self.tower: nn.Module = visual.eval().requires_grad_(False)
-        self.logit_scale = logit_scale.detach().exp()
+        self.logit_scale = image_tower.logit_scale.detach().exp().to(device)
         self.interpolation = "bilinear" if visual.preprocess_cfg["interpolation"] == "bilinear" else "bicubic"
         size = visual.image_size
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         mean, std, given_mean, given_std = (
-            torch.tensor(colour, device=logit_scale.device).view(3, 1, 1)
+            torch.tensor(colour, device=device).view(3, 1, 1)
             for colour in (visual.image_mean, visual.image_std, given.mean, given.std)
         )
         # Undoes one normalisation and does the other.
@@ -129,13 +130,11 @@ class ClipMasks:
         """
         return encode(encoder, images), None
 
-    def compare(self, encoder: nn.Module) -> None:
-        """Finds out whether what an encoder makes of images is what the tower makes of them."""
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Applies a move to another device or dtype, as ``nn.Module`` does to its own tensors."""
-        self.tower._apply(function)
-        self.logit_scale, self.factor, self.shift = map(function, (self.logit_scale, self.factor, self.shift))
+    def move(self, move: Move) -> None:
+        """Moves to another device or dtype as an ``nn.Module`` does, but keeps the weights: no checkpoint has them."""
+        keep = keeping_values(move)
+        self.tower._apply(keep)
+        self.logit_scale, self.factor, self.shift = map(keep, (self.logit_scale, self.factor, self.shift))
 
     def recoloured(self, images: Tensor) -> Tensor:
         """Images as the tower wants them normalised."""

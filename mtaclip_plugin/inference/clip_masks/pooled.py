@@ -30,9 +30,9 @@ class PooledMasks(ClipMasks):
     """As FC-CLIP does (Yu et al.: "Convolutions Die Hard", NeurIPS 2023), for towers of other kinds too.
 
     A mask is the part of the image where its sigmoid is at least 1/2. The image is resized to whole cells of the
-    tower's map, or to the one size that the tower takes. Where the model's encoder is the very same tower, its
-    weights untouched by training, and the image needs neither resizing nor padding, the encoder's pass serves for
-    both. A tower that is trained as the encoder is looked at no more: this one stays as it was.
+    tower's map, or to the one size that the tower takes. Where the model's encoder is the very same tower, with the
+    weights that CLIP was trained to, and the images need neither resizing nor padding, the encoder's pass serves for
+    both; in a graph that is compiled or exported it never does. An encoder that was trained is another tower.
 
     Args:
         image_tower: see ``ClipMasks``.
@@ -47,7 +47,6 @@ class PooledMasks(ClipMasks):
     def __init__(self, image_tower: ImageTower, *, given: Preprocessing) -> None:
         super().__init__(image_tower, given=given)
         self.tower = _pooling_of(image_tower.visual).eval()
-        self.shares_encoder = False
 
     @torch.no_grad()
     def ask(
@@ -77,19 +76,11 @@ class PooledMasks(ClipMasks):
     ) -> tuple[Sequence[Tensor], Tensor | None]:
         """See ``ClipMasks``."""
         height, width = images.shape[2:]
-        if self.shares_encoder and (height, width) == tuple(image_size) == self._size(height, width):
-            assert isinstance(encoder, ClipEncoder)
+        fits = self.keeps_colours and (height, width) == tuple(image_size) == self._size(height, width)
+        own = self.tower.encoder if isinstance(self.tower, OpenClipPooling) else None
+        if fits and own is not None and isinstance(encoder, ClipEncoder) and _same(encoder, own):
             return encoder.maps_and_unpooled(images)
         return super().encode(encoder, images, image_size)
-
-    def compare(self, encoder: nn.Module) -> None:
-        """See ``ClipMasks``."""
-        self.shares_encoder = (
-            self.keeps_colours
-            and isinstance(encoder, ClipEncoder)
-            and isinstance(self.tower, OpenClipPooling)
-            and _same(encoder, self.tower.encoder)
-        )
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """The size at which the tower sees images of a size."""
@@ -108,11 +99,13 @@ def _pooling_of(visual: Any) -> MaskPooling:
 
 
 def _same(encoder: nn.Module, other: nn.Module) -> bool:
-    """Whether two encoders have the same tensors in the same place, to the bit."""
+    """Whether two encoders hold the same values at this moment, which no graph could find out each time it runs."""
+    is_captured = next(encoder.parameters()).is_cuda and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or is_captured:
+        return False
     first, second = encoder.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(
-        (first[name].device, first[name].dtype) == (second[name].device, second[name].dtype)
-        and first[name].device.type != "meta"
-        and torch.equal(first[name], second[name])
-        for name in first
-    )
+    if first.keys() != second.keys():
+        return False
+    pairs = [(first[name], second[name]) for name in first]
+    alike = all((ours.device, ours.dtype) == (its.device, its.dtype) for ours, its in pairs)
+    return alike and all(torch.equal(ours, its) for ours, its in pairs)  # of what was trained, the first tensors differ

@@ -65,6 +65,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shares: Tensor) -> Tensor:
     Returns:
         (B, Q, heads·d).
     """
-    query = query.expand(len(shares), -1, shares.shape[1], -1)
+    query = query.expand(shares.shape[0], -1, shares.shape[1], -1)  # len() would fix the batch of an export
     bias = shares.log()[:, None].to(query.dtype)
     return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
