@@ -182,9 +182,8 @@ class TextGuidedModel(TextHolder):
             centering.keep_mean(self.prompts())
         return centering
 
-    def _text_to_read(self) -> Tensor | None:
+    def _text_to_read(self, text: Tensor | None) -> Tensor | None:
         """(P, K+1, T) text embeddings as the decoder reads them."""
-        text = self._current_text()
         return text if text is None or self.text_centering is None else self.text_centering(text)
 
     @classmethod
@@ -225,7 +224,7 @@ class TextGuidedModel(TextHolder):
         self.class_names = names
         self._score_untrained()
         self._write_config()
-        self._encode_prompts()
+        self._prepare_evaluation()
 
     def _write_config(self) -> None:
         assert self.class_names is not None
@@ -237,9 +236,12 @@ class TextGuidedModel(TextHolder):
         if isinstance(self.prompts, EmbeddingBank):
             # A checkpoint holds the values, so the configuration needs no more than their shape.
             shape = list(self.prompts.embeddings.shape)
-            if self.config["encoder_name"] == "clip" and self.config["text_encoder"] != "bank":
+            name, pretrained = self.config["text_encoder"], self.config["text_pretrained"]
+            if name != "bank" and self.config["encoder_name"] == "clip":
                 # The name that "clip" stood for goes with the tower; its weights are in the checkpoint.
-                self.config.update(encoder_name=f"clip:{self.config['text_encoder']}", encoder_weights=None)
+                self.config.update(encoder_name=f"clip:{name}", encoder_weights=None)
+            if name != "bank" and self.config["clip_masks"] is not None:
+                self.config.update(clip_masks_tower=name, clip_masks_pretrained=pretrained)
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 

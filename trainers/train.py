@@ -11,17 +11,25 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 
-from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    resolve_statistics,
+    resolve_unseen,
+)
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
-from trainers.engine.engines import create_evaluator
+from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.models import has_random_text
 from trainers.options.config import Config, TrainConfig
 from trainers.options.parsing import config_to_yaml, parse_config
-from trainers.report.logbook import OVERLAYS, Logbook, attach_progress_bars
+from trainers.report.logbook import Logbook, attach_progress_bars
 from trainers.run.checkpoints import (
     BEST,
     LAST,
@@ -35,9 +43,9 @@ from trainers.run.failures import run_failures
 from trainers.run.interruption import Interruption
 from trainers.run.progress import Progress
 from trainers.run.resume import check_resumable
+from trainers.run.summary import summarize
 from trainers.run.training import Training, create_training
 from trainers.run.validation import Validation
-from trainers.scores.metrics import format_scores
 
 
 def train(config: Config) -> None:
@@ -50,18 +58,22 @@ def train(config: Config) -> None:
         UserError: Something in the options, the data or the checkpoint must be put right first; or the run cannot
             go on, see `trainers.run.failures`.
     """
+    config = resolve_unseen(config)
     folder, first = Path(config.train.output), idist.get_rank() == 0
     with user_errors():
         resumed = find_checkpoint(folder, config.train)
         train_set = create_dataset(config.data, config.data.train_split)
         val_set = create_dataset(config.data, config.data.val_split)
-        class_names = tuple(train_set.class_names)
+        vocabulary = create_vocabulary(config, train_set.class_names)
         if resumed:
-            check_resumable(resumed, folder, config, class_names)
+            check_resumable(resumed, folder, config, vocabulary.class_names)
+            vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary
         torch.manual_seed(config.train.seed)
-        model = create_model(config, class_names)
+        model = create_model(config, vocabulary)
         config = resolve_statistics(config, model)
         forward = create_forward(model, config)
+        if vocabulary.unseen:
+            vocabulary.named(forward.model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config)
         val_set = check(val_set, config.data.val_split, config)
@@ -75,9 +87,9 @@ def train(config: Config) -> None:
         forward.model.load_state_dict(resumed.model)
         training.load(resumed)
     with Interruption() as interruption, run_failures(folder):
-        progress = create_progress(config, forward, training, val_set, class_names, interruption, resumed)
+        progress = create_progress(config, forward, training, val_set, vocabulary, interruption, resumed)
         if first:
-            print(describe(config, forward, train_set, val_set), flush=True)
+            print(describe(config, forward, vocabulary, len(train_set), len(val_set)), flush=True)
             (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         training.trainer.add_event_handler(Events.ITERATION_COMPLETED, progress)
         if resumed:
@@ -89,7 +101,7 @@ def train(config: Config) -> None:
     if first and progress.stopped:
         print(f"Stopped after iteration {training.trainer.state.iteration}; the same command goes on from there.")
     elif first:
-        print(summarize(load_checkpoint(folder / BEST), folder))
+        print(summarize(load_checkpoint(folder / BEST), folder, val_set))
 
 
 def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
@@ -128,18 +140,24 @@ def create_progress(
     forward: Forward,
     training: Training,
     val_set: SegmentationDataset,
-    class_names: Sequence[str],
+    vocabulary: Vocabulary,
     interruption: Interruption,
     resumed: Checkpoint | None,
 ) -> Progress:
     """Builds what follows a step: validation, checkpoints, and what the first process writes down."""
     folder, rank = Path(config.train.output), idist.get_rank()
     evaluated = forward if training.average is None else create_forward(training.average, config)
-    evaluator = create_evaluator(evaluated, num_classes=len(class_names))
+    evaluator = Evaluator(evaluated, vocabulary)
     logbook, bar = None, None
     if rank == 0:
         start = training.trainer.state.iteration
-        logbook = Logbook(folder, class_names=class_names, overlays=config.train.overlays, start_iteration=start)
+        logbook = Logbook(
+            folder,
+            class_names=vocabulary.class_names,
+            overlays=config.train.overlays,
+            unseen=vocabulary.unseen_ids,
+            start_iteration=start,
+        )
         logbook.log_config(config_to_yaml(config))
         logbook.attach(training.trainer, evaluator)
         bar = attach_progress_bars(training.trainer, evaluator)
@@ -162,7 +180,7 @@ def create_progress(
     def snapshot(iteration: int) -> Checkpoint:
         return Checkpoint(
             config=config,
-            class_names=tuple(class_names),
+            class_names=vocabulary.class_names,
             iteration=iteration,
             validation=validation.state,
             model=forward.model.state_dict(),
@@ -170,39 +188,26 @@ def create_progress(
             optimizer=training.optimizer.state_dict(),
             scheduler=training.scheduler.state_dict(),
             scaler=training.scaler.state_dict(),
+            bank=vocabulary.bank,
+            bank_encoder=vocabulary.bank_encoder,
         )
 
     return Progress(config.train, folder, validation, snapshot, interruption)
 
 
-def describe(config: Config, forward: Forward, train_set: SegmentationDataset, val_set: SegmentationDataset) -> str:
+def describe(config: Config, forward: Forward, vocabulary: Vocabulary, train_length: int, val_length: int) -> str:
     """What is about to be trained; says so where the class names carry no meaning."""
     model = config.model
+    unseen = f", {len(vocabulary.unseen)} of them unseen in training" if vocabulary.unseen else ""
     text = (
-        f"{model.arch} on {model.encoder_name}: {len(train_set.class_names)} classes, {len(train_set)} training "
-        f"and {len(val_set)} validation images, {forward.device} in {str(forward.dtype).removeprefix('torch.')}"
+        f"{model.arch} on {model.encoder_name}: {len(vocabulary.class_names)} classes{unseen}, {train_length} training "
+        f"and {val_length} validation images, {forward.device} in {str(forward.dtype).removeprefix('torch.')}"
     )
     if idist.get_world_size() > 1:
         text += f", {idist.get_world_size()} processes"
     if has_random_text(model.arch, text_encoder=model.text_encoder, text_pretrained=model.text_pretrained):
         text += f"\nThe text tower {model.text_encoder} has random weights: the class names carry no meaning."
     return text
-
-
-def summarize(best: Checkpoint, folder: Path) -> str:
-    """The best checkpoint's table of classes, and how to look at what the run left."""
-    assert best.validation.scores is not None
-    return "\n".join(
-        [
-            f"\nBest validation, after iteration {best.iteration}:",
-            format_scores(best.validation.scores, best.class_names),
-            "",
-            f"Checkpoint:   {folder / BEST}  (the last one: {folder / LAST})",
-            f"Overlays:     {folder / OVERLAYS}  (image | truth | prediction, of the last validation)",
-            f"TensorBoard:  tensorboard --logdir {folder.parent}",
-            f"Predict:      python -m trainers.predict --checkpoint {folder / BEST} IMAGE ... --output DIR",
-        ]
-    )
 
 
 @main_guard

@@ -15,7 +15,7 @@ from benchmarks import denseclip
 from benchmarks.denseclip import DenseCLIP, TextSimilarity
 from tests.trainers.tiny_runs import TINY, failure, run_training, write_folder
 from trainers import evaluate, train
-from trainers.assemble import create_model, restore_model
+from trainers.assemble import create_model, create_vocabulary, restore_model
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.shapes import CLASS_NAMES
 from trainers.engine.criteria import MaskCriterion, Part, PixelCriterion, build_criterion
@@ -23,7 +23,7 @@ from trainers.engine.forward import Forward
 from trainers.models import build_model, reads_bank, text_options
 from trainers.options.config import Config, ModelConfig
 from trainers.run.checkpoints import load_checkpoint
-from trainers.text.text_bank import SHAPES_BANK, load_text_bank
+from trainers.text.text_bank import BANKS, load_text_bank
 
 
 def build(**options: Any) -> DenseCLIP:
@@ -171,16 +171,17 @@ def test_which_architecture_is_told_of_the_text() -> None:
 def test_peers_keep_their_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(smp, "create_model", lambda arch, **options: given.update(options) or nn.Identity())
-    create_model(Config(model=ModelConfig(arch="upernet", encoder_weights=None)), CLASS_NAMES)
+    config = Config(model=ModelConfig(arch="upernet", encoder_weights=None))
+    create_model(config, create_vocabulary(config, CLASS_NAMES))
     assert given == {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None, "classes": len(CLASS_NAMES)}
 
 
 @pytest.mark.parametrize("text_encoder", ["bank", "ViT-B-16", None])
 def test_the_text_is_always_a_bank(text_encoder: str | None) -> None:
-    options = ModelConfig(arch="denseclip", encoder_weights=None, text_encoder=text_encoder)
-    model = create_model(Config(model=options), CLASS_NAMES)
+    config = Config(model=ModelConfig(arch="denseclip", encoder_weights=None, text_encoder=text_encoder))
+    model = create_model(config, create_vocabulary(config, CLASS_NAMES))
     assert isinstance(model, DenseCLIP) and model.class_names == list(CLASS_NAMES)
-    bank = load_text_bank(SHAPES_BANK, CLASS_NAMES)
+    bank = load_text_bank(BANKS["shapes"], CLASS_NAMES)
     torch.testing.assert_close(model.prompts.embeddings, F.normalize(bank, dim=-1))
 
 
@@ -197,6 +198,29 @@ def test_a_run_leaves_a_checkpoint_that_needs_no_bank(tmp_path: Path) -> None:
     scores = evaluate.evaluate(last, root=None, split=None, device="cpu")
     assert last.validation.scores is not None
     assert scores.mean_iou == pytest.approx(last.validation.scores.mean_iou, abs=1e-6)
+
+
+def test_other_names_are_told_by_the_score_map_alone() -> None:
+    bank, images = torch.randn(4, 5), torch.rand(2, 3, 64, 96)
+    model = build(class_names=["sky", "road", "car"], text_embeddings=bank[:3]).eval()
+    with torch.no_grad():
+        trained, auxiliary = model(images, return_auxiliary=True)
+        model.set_text_embeddings(bank, ["sky", "road", "car", "tree"])
+        logits = model(images)
+        torch.testing.assert_close(logits[:, :3], auxiliary)
+        model.set_text_embeddings(bank[[3, 1]], ["tree", "road"])
+        torch.testing.assert_close(model(images), logits[:, [3, 1]])
+        model.set_text_embeddings(bank[:3], ["sky", "road", "car"])
+        assert torch.equal(model(images), trained)
+
+
+def test_a_run_keeps_classes_from_training(tmp_path: Path) -> None:
+    unseen = f"--data.unseen=[{CLASS_NAMES[2]}, {CLASS_NAMES[5]}]"
+    last = load_checkpoint(run_training(tmp_path / "run", "--model.arch=denseclip", unseen) / "last.pt")
+    assert last.weights["prompts.embeddings"].shape == (len(CLASS_NAMES) - 2, 384)
+    assert last.validation.scores is not None and last.validation.scores.zero_shot is not None
+    scores = evaluate.evaluate(last, root=None, split=None, device="cpu")
+    assert repr(scores.zero_shot) == repr(last.validation.scores.zero_shot)
 
 
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
@@ -222,6 +246,10 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, capsys: pytest.Captur
             class_names=["sky"],
             text_embeddings=torch.eye(1),
         )
+    with pytest.raises(ValueError, match="no names to compare with"):
+        build().set_text_embeddings(torch.eye(2, 5), ["sky", "road"])
+    with pytest.raises(ValueError, match="T=4 numbers each, the model takes T=5"):
+        build(class_names=["sky", "road", "car"]).set_text_embeddings(torch.eye(3, 4))
     with pytest.raises(RuntimeError, match="divisible by 32"):
         build().eval()(torch.rand(1, 3, 64, 65))
     write_folder(tmp_path / "data", labels=[0, 1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import ignite.distributed as idist
 import torch
@@ -54,6 +55,12 @@ class Forward:
         self._evaluation = evaluation
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
 
+    def of(self, model: SegmentationModel) -> Self:
+        """The same way through another model on the same device."""
+        other = copy(self)
+        other.model = other.trained = model
+        return other
+
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
         return self._run(self.trained, images, **options)
@@ -79,6 +86,12 @@ class Forward:
             labels: Tensor = self._run(self.model.predict_labels, images)
             return labels
         return self._logits(images).argmax(1)
+
+    @torch.inference_mode()
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, K, H, W) of ``images`` (B, 3, H, W) in [0, 1], of which `predict_labels` takes the highest."""
+        self.model.eval()
+        return self._average_scores(images, self._evaluation or EvalConfig())
 
     def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
         """Scores (B, K, H, W) of ``images`` (B, 3, H, W), averaged over windows, scales and flips."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engine.engines import EvalStep, TrainStep
-from trainers.report.pictures import magnify, overlay, save_picture, side_by_side, with_legend
+from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
 from trainers.scores.metrics import SegmentationScores
 
@@ -33,15 +33,25 @@ class Logbook:
         folder: The run's folder; the log goes to ``tensorboard`` in it, overlays to ``overlays``.
         class_names: K names in the order of the label ids.
         overlays: How many of the first validation images are drawn.
+        unseen: Label ids of the classes that training does not see; they are outlined.
         start_iteration: Where a resumed run goes on; what was logged after it is discarded.
     """
 
-    def __init__(self, folder: Path, *, class_names: Sequence[str], overlays: int, start_iteration: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        class_names: Sequence[str],
+        overlays: int,
+        unseen: Sequence[int] = (),
+        start_iteration: int = 0,
+    ) -> None:
         self.log_folder = folder / LOG
         self.overlay_folder = folder / OVERLAYS
         self.overlay_folder.mkdir(parents=True, exist_ok=True)
         self._class_names = class_names
         self._overlays = overlays
+        self._unseen = unseen
         self._drawn = 0
         self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
 
@@ -65,6 +75,10 @@ class Logbook:
         self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
         if not math.isnan(scores.boundary_f_score):  # as it is where no label shows a contour
             self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
+        if scores.zero_shot is not None:
+            for name, value in scores.zero_shot.named().items():
+                if not math.isnan(value):
+                    self._writer.add_scalar(f"{SCORES}/IoU, {name}", value, iteration)
         for name, iou in zip(self._class_names, scores.class_iou, strict=True):
             if iou is not None:
                 self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)
@@ -96,7 +110,7 @@ class Logbook:
     def _draw(self, evaluator: Engine, trainer: Engine) -> None:
         step = cast("EvalStep", evaluator.state.output)
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
-            picture = validation_picture(step, index, self._class_names)
+            picture = validation_picture(step, index, self._class_names, unseen=self._unseen)
             self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
             save_picture(picture, self.overlay_folder / f"{name}.png")
             self._drawn += 1
@@ -107,24 +121,31 @@ def loss_tags(step: TrainStep) -> dict[str, float]:
     tags = {f"{LOSS}/all terms": step.loss}
     for name, value in step.terms.items():
         layer, _, kind = name.rpartition("/")
+        if layer and not layer.isdecimal():  # of no decoder layer, but of the pixels
+            layer, kind = "", f"{kind} of {layer}"
         tags[f"{LOSS}/{kind}"] = tags.get(f"{LOSS}/{kind}", 0.0) + value
         if layer:
             tags[f"{LAYER_LOSS}/{kind}, layer {layer}"] = value
     return tags
 
 
-def validation_picture(step: EvalStep, index: int, class_names: Sequence[str]) -> Tensor:
+def validation_picture(step: EvalStep, index: int, class_names: Sequence[str], *, unseen: Sequence[int] = ()) -> Tensor:
     """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
 
-    Small images are magnified, so that they are wide enough for the text.
+    Small images are magnified, so that they are wide enough for the text. What shows, or is taken for, a class that
+    training did not see is outlined.
     """
     height, width = step.batch.sizes[index]
     image = (step.batch.images[index, :, :height, :width] * 255).round().to(torch.uint8)
     truth = step.batch.labels[index, :height, :width]
     prediction = step.prediction[index, :height, :width]
-    pictures = [
-        magnify(picture, PICTURE_SIDE) for picture in (image, overlay(image, truth), overlay(image, prediction))
-    ]
+    seen_in = ((image, truth), (overlay(image, truth), truth), (overlay(image, prediction), prediction))
+    pictures = [magnify(picture, PICTURE_SIDE) for picture, _ in seen_in]
+    if unseen:
+        ids = torch.tensor(unseen, device=truth.device)
+        masks = [magnify(torch.isin(label, ids)[None], PICTURE_SIDE)[0] for _, label in seen_in]
+        pictures = [outlined(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]
+        class_names = [f"{name} (unseen)" if k in unseen else name for k, name in enumerate(class_names)]
     picture = side_by_side(pictures, ("image", "truth", "prediction"))
     return with_legend(picture, torch.stack([truth, prediction]), class_names)
 
