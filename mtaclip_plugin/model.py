@@ -312,7 +312,7 @@ class MTACLIP(TextGuidedModel):
 
     def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
         """The last prediction; with ``auxiliary``, the ones before it come along."""
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             refuse_torchscript()
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
