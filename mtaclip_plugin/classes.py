@@ -245,7 +245,14 @@ class TextGuidedModel(TextHolder):
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 
-def check_text_options(text: str | None, scoring: Scoring, *, classes: int, center_text: bool = False) -> None:
+def check_text_options(
+    text: str | None,
+    scoring: Scoring,
+    *,
+    classes: int,
+    center_text: bool = False,
+    untrained_names: Sequence[str] | None = None,
+) -> None:
     """Refuses what no model without text, or of a single class, can do.
 
     Args:
@@ -253,6 +260,7 @@ def check_text_options(text: str | None, scoring: Scoring, *, classes: int, cent
         scoring: how scores are to be made.
         classes: K.
         center_text: whether text is to be centred.
+        untrained_names: names that only text could tell.
 
     Raises:
         ValueError: naming the option.
@@ -262,6 +270,7 @@ def check_text_options(text: str | None, scoring: Scoring, *, classes: int, cent
         f"text_masks={scoring.text_masks}": scoring.text_masks,
         f"pixel_scores={scoring.pixel_scores}": scoring.pixel_scores,
         "center_text=True": center_text,
+        f"untrained_names={list(untrained_names or ())}": untrained_names,
     }
     if text is None and (needing := [option for option, value in wanted.items() if value]):
         raise ValueError(f"{needing[0]} needs text, but text_encoder is None")

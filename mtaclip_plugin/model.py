@@ -193,7 +193,9 @@ class MTACLIP(TextGuidedModel):
             trained_clip=trained_clip,
             untrained_clip=untrained_clip,
         )
-        check_text_options(text_encoder, scoring, classes=classes, center_text=center_text)
+        check_text_options(
+            text_encoder, scoring, classes=classes, center_text=center_text, untrained_names=untrained_names
+        )
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
             self.class_names = check_class_names(class_names, classes)
