@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
 import torch
@@ -73,6 +74,20 @@ def check_width(decoder_channels: int, *, num_heads: int) -> None:
         raise ValueError(
             f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
         )
+
+
+def check_colours(*, image_mean: Sequence[float] | None, image_std: Sequence[float] | None) -> None:
+    """Checks what images are normalised with, where it is given.
+
+    Raises:
+        ValueError: naming the option and what was given.
+    """
+    for name, colour in {"image_mean": image_mean, "image_std": image_std}.items():
+        if colour is None:
+            continue
+        fits = len(colour) == 3 and all(math.isfinite(value) for value in colour)
+        if not fits or (name == "image_std" and min(colour) <= 0):
+            raise ValueError(f"{name} must be three finite numbers, a standard deviation above 0, got {list(colour)}")
 
 
 def refuse_torchscript() -> NoReturn:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtaclip_plugin.arguments import (
     check_choice,
+    check_colours,
     check_depth,
     check_images,
     check_positive,
@@ -180,6 +181,7 @@ class MTACLIP(TextGuidedModel):
         check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
         check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
         check_positive(pixel_decoder_layers=pixel_decoder_layers, pixel_decoder_ffn=pixel_decoder_ffn)
+        check_colours(image_mean=image_mean, image_std=image_std)
         check_depth(encoder_depth)
         check_width(decoder_channels, num_heads=num_heads)
         scoring = Scoring(
@@ -341,9 +343,6 @@ class MTACLIP(TextGuidedModel):
             prediction = clip_masks(x, prediction, text, scoring, unpooled=unpooled)
         return prediction if labels is None else replace(prediction, labels=labels)
 
-    def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first
-        refuse_torchscript()
-
     def _prepare_evaluation(self) -> None:
         """Also finds out anew whether the encoder is CLIP's own image tower, untrained."""
         super()._prepare_evaluation()
@@ -354,6 +353,9 @@ class MTACLIP(TextGuidedModel):
         if self._clip_masks is not None:
             self._clip_masks.apply(keeping_values(fn))
         return super()._apply(fn, recurse)
+
+    def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first
+        refuse_torchscript()
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

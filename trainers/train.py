@@ -75,8 +75,8 @@ def train(config: Config) -> None:
         if vocabulary.unseen:
             vocabulary.named(forward.model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
-        train_set = check(train_set, config.data.train_split, config)
-        val_set = check(val_set, config.data.val_split, config)
+        train_set = check(train_set, config.data.train_split, config, learned=True)
+        val_set = check(val_set, config.data.val_split, config, learned=False)
         if len(val_set) < idist.get_world_size():
             raise ValueError(
                 f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
@@ -119,11 +119,12 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
         return load_latest(folder)
 
 
-def check(dataset: SegmentationDataset, split: str, config: Config) -> SegmentationDataset:
+def check(dataset: SegmentationDataset, split: str, config: Config, *, learned: bool) -> SegmentationDataset:
     """The part of a dataset that can be used.
 
     Raises:
-        ValueError: An image or a label map cannot be used, and that is to stop the run.
+        ValueError: An image or a label map cannot be used, and that is to stop the run; or less than two classes are
+            there to be learned.
         OSError: The run's folder cannot be written to.
     """
     return check_before_training(
@@ -132,6 +133,7 @@ def check(dataset: SegmentationDataset, split: str, config: Config) -> Segmentat
         folder=Path(config.train.output),
         on_error=config.data.on_error,
         num_workers=config.data.num_workers,
+        learned=learned,
     )
 
 

@@ -101,6 +101,22 @@ def test_an_unreadable_image_is_named_and_the_others_go_on(
         assert f"<article><h2>{tmp_path / name}</h2>" in page
 
 
+def test_images_of_every_format_in_all_folders_below_are_predicted_and_the_rest_is_named(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.tif", "city/a.WEBP", "city/deep/b.bmp"):
+        write_image(tmp_path / name, (40, 30))
+    (tmp_path / "city/c.heic").write_bytes(b"")
+    output = tmp_path / "out"
+    expected = {f"{name}{end}.png" for name in ("a", "a-2", "b") for end in ("", "_overlay")} | {"index.html"}
+    for _ in range(2):  # the second time, there are pictures in the output folder
+        run_predict(checkpoints["unet"], [tmp_path], output)
+        assert names_in(output) == expected
+        captured = capsys.readouterr()
+        assert "3 of 3 images" in captured.out
+        assert f"pictures by their suffix (1): {tmp_path}/city/c.heic; of pictures, save those" in captured.err
+
+
 def test_an_empty_folder_is_refused(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -15,10 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from trainers.data.batch import SegmentationDataset
-from trainers.data.labels import UnknownLabelError
+from trainers.data.problems import Problem, problem_of
 from trainers.foundation.signals import leave_group
-
-Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,11 @@ class BadSample:
 
     Attributes:
         index: the sample's index in the dataset.
-        kind: what sort of problem it is.
-        problem: a sentence that names the file and the remedy.
+        problem: why.
     """
 
     index: int
-    kind: Kind
-    problem: str
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class _Findings(Dataset[Finding | BadSample]):
         try:
             sample = self.dataset[index]
         except (OSError, ValueError) as error:
-            return BadSample(index, _kind(error), str(error))
+            return BadSample(index, problem_of(error))
         height, width = sample.label.shape
         digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
         digest.update(sample.image.numpy().data)
@@ -96,11 +92,3 @@ def read_once(
     findings = cast("Iterable[Finding | BadSample]", loader)
     hidden = idist.get_rank() > 0
     yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
-
-
-def _kind(error: Exception) -> Kind:
-    if isinstance(error, FileNotFoundError):
-        return "files missing"
-    if isinstance(error, OSError):
-        return "files unreadable"
-    return "labels out of range" if isinstance(error, UnknownLabelError) else "images or masks unfit"

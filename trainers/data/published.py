@@ -10,6 +10,7 @@ from typing import Final
 from mtaclip_plugin import vocabulary
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.labels import LabelTable
+from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import Pair, PairDataset
 
 # The labelIds of the 19 classes of Cityscapes, in the order of their trainIds; the others up to 33 are void.
@@ -168,7 +169,8 @@ def published_dataset(dataset: str, root: str | Path, split: str) -> PairDataset
         Pair(Path(name).name, folder / layout.image(split, name), _find_mask(encoding, folder, split, name))
         for name in names
     ]
-    return PairDataset(pairs, class_names=vocabulary(layout.vocabulary), table=encoding.table)
+    pairs, unclear = settle_orientations(pairs)
+    return PairDataset(pairs, class_names=vocabulary(layout.vocabulary), table=encoding.table, remarks=unclear)
 
 
 def _find_folder(layout: Layout, root: Path, split: str) -> Path:

@@ -112,7 +112,9 @@ class Logbook:
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
             picture = validation_picture(step, index, self._class_names, unseen=self._unseen)
             self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
-            save_picture(picture, self.overlay_folder / f"{name}.png")
+            path = self.overlay_folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)  # a name may be a path below the dataset's folder
+            save_picture(picture, path)
             self._drawn += 1
 
 
