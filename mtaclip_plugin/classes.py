@@ -182,9 +182,8 @@ class TextGuidedModel(TextHolder):
             centering.keep_mean(self.prompts())
         return centering
 
-    def _text_to_read(self) -> Tensor | None:
+    def _text_to_read(self, text: Tensor | None) -> Tensor | None:
         """(P, K+1, T) text embeddings as the decoder reads them."""
-        text = self._current_text()
         return text if text is None or self.text_centering is None else self.text_centering(text)
 
     @classmethod
@@ -225,7 +224,7 @@ class TextGuidedModel(TextHolder):
         self.class_names = names
         self._score_untrained()
         self._write_config()
-        self._encode_prompts()
+        self._prepare_evaluation()
 
     def _write_config(self) -> None:
         assert self.class_names is not None
@@ -246,7 +245,14 @@ class TextGuidedModel(TextHolder):
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 
-def check_text_options(text: str | None, scoring: Scoring, *, classes: int, center_text: bool = False) -> None:
+def check_text_options(
+    text: str | None,
+    scoring: Scoring,
+    *,
+    classes: int,
+    center_text: bool = False,
+    untrained_names: Sequence[str] | None = None,
+) -> None:
     """Refuses what no model without text, or of a single class, can do.
 
     Args:
@@ -254,6 +260,7 @@ def check_text_options(text: str | None, scoring: Scoring, *, classes: int, cent
         scoring: how scores are to be made.
         classes: K.
         center_text: whether text is to be centred.
+        untrained_names: names that only text could tell.
 
     Raises:
         ValueError: naming the option.
@@ -263,6 +270,7 @@ def check_text_options(text: str | None, scoring: Scoring, *, classes: int, cent
         f"text_masks={scoring.text_masks}": scoring.text_masks,
         f"pixel_scores={scoring.pixel_scores}": scoring.pixel_scores,
         "center_text=True": center_text,
+        f"untrained_names={list(untrained_names or ())}": untrained_names,
     }
     if text is None and (needing := [option for option, value in wanted.items() if value]):
         raise ValueError(f"{needing[0]} needs text, but text_encoder is None")

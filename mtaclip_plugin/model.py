@@ -194,7 +194,9 @@ class MTACLIP(TextGuidedModel):
             trained_clip=trained_clip,
             untrained_clip=untrained_clip,
         )
-        check_text_options(text_encoder, scoring, classes=classes, center_text=center_text)
+        check_text_options(
+            text_encoder, scoring, classes=classes, center_text=center_text, untrained_names=untrained_names
+        )
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
             self.class_names = check_class_names(class_names, classes)
@@ -260,7 +262,7 @@ class MTACLIP(TextGuidedModel):
             self.classification_head = ClassificationHead(in_channels=maps.channels[-1], **aux_params)
         self.name = f"mtaclip-{encoder_name}"
         self.initialize()
-        self._encode_after_loading()
+        self._prepare_after_loading()
         self.text_centering = self._centering() if center_text else None
         self.scoring = scoring
         self._clip_masks = build_clip_masks(self, text)
@@ -333,10 +335,11 @@ class MTACLIP(TextGuidedModel):
         )
         pyramid = self.decoder.pyramid(features)
         del features, padded  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
-        decoded = self.decoder(pyramid, self._text_to_read(), auxiliary=auxiliary)
+        text = self._current_text()
+        decoded = self.decoder(pyramid, self._text_to_read(text), auxiliary=auxiliary)
         prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
-        if clip_masks is not None and self.text_embeddings is not None:
-            prediction = clip_masks(x, prediction, self.text_embeddings, scoring, unpooled=unpooled)
+        if clip_masks is not None and text is not None:
+            prediction = clip_masks(x, prediction, text, scoring, unpooled=unpooled)
         return prediction if labels is None else replace(prediction, labels=labels)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

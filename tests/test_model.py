@@ -228,6 +228,7 @@ def test_permuted_classes_give_permuted_logits() -> None:
         ({"decoder_channels": 40}, "multiple of 64"),
         ({"classification": "txt"}, "classification must be one of"),
         ({"classification": "text", "text_encoder": None}, "needs text, but text_encoder is None"),
+        ({"untrained_names": ["dog"], "text_encoder": None}, r"untrained_names=\['dog'\] needs text, but"),
         ({"pixel_decoder": "unet"}, "pixel_decoder must be one of"),
         ({"encoder_depth": 2}, "encoder_depth"),
         ({"num_queries": 0}, "num_queries must be 1 or more, got 0"),

@@ -1,8 +1,14 @@
-"""What smp promises of its models, of this one."""
+"""What smp promises of its models, of this one.
+
+smp asks of each of its own: forward and backward, channels, depth and classes, the classification head, any size of
+image, saving and loading, compiling, exporting, and scripting or its refusal. All are here, the last ones at the end.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ from ignite.handlers import EMAHandler
 from torch.export import Dim
 
 import mtaclip_plugin as mta
-from tests.test_model import NAMES, build
+from tests.test_model import NAMES, SMALL, build
 
 MULTIPLES_OF_32 = {0: Dim("batch"), 2: 32 * Dim("height", min=2), 3: 32 * Dim("width", min=2)}
 SHALLOW = {"decoder_layers": 1}
@@ -33,10 +39,24 @@ def test_channels_depth_and_classes(in_channels: int, encoder_depth: int, classe
     assert model.encoder.conv1.weight.grad.any()
 
 
+def test_forward_and_backward_of_the_default_number_of_classes() -> None:
+    options = {name: value for name, value in SMALL.items() if name != "encoder_name"}
+    tower = {"text_encoder": "tiny-flat", "text_pretrained": None}
+    model = smp.create_model(arch="mtaclip", encoder_name="tu-test_resnet.r160_in1k", **options, **tower)
+    output = model(torch.rand(1, 3, 64, 64))
+    assert output.shape == (1, 1, 64, 64) and model.class_names == ["foreground"]
+    output.mean().backward()
+    assert next(model.encoder.parameters()).grad.any() and model.prompts.contexts.grad.any()
+
+
 def test_classification_head() -> None:
-    model = build(aux_params={"pooling": "avg", "classes": 5, "dropout": 0.2, "activation": None})
+    model = build(aux_params={"pooling": "avg", "classes": 5, "dropout": 0.5, "activation": "sigmoid"})
+    pooling, _, dropout, linear, activation = model.classification_head
+    assert isinstance(pooling, torch.nn.AdaptiveAvgPool2d) and isinstance(linear, torch.nn.Linear)
+    assert dropout.p == 0.5 and isinstance(activation.activation, torch.nn.Sigmoid)
     logits, labels = model(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 3, 64, 64) and labels.shape == (2, 5)
+    assert (labels > 0).all() and (labels < 1).all()
     labels.sum().backward()
     assert model.encoder.conv1.weight.grad.any()
 
@@ -151,10 +171,25 @@ def test_onnx_with_the_text_baked_in(tmp_path: Path) -> None:
             np.testing.assert_allclose(logits, model(image).numpy(), atol=1e-3, rtol=1e-3)
 
 
-def test_scripting_is_refused() -> None:
+TORCHSCRIPT: dict[str, Callable[[torch.nn.Module], object]] = {
+    "script": torch.jit.script,
+    "trace": lambda model: torch.jit.trace(model, torch.zeros(1, 3, 64, 64)),
+    "onnx": lambda model: torch.onnx.export(model, (torch.zeros(1, 3, 64, 64),), io.BytesIO(), dynamo=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("pixel_decoder", ["deformable", "fpn"])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("way", TORCHSCRIPT)
+def test_torchscript_is_refused_in_one_sentence(way: str, held: bool, pixel_decoder: str) -> None:
     assert not mta.MTACLIP._is_torch_scriptable
-    with pytest.raises(ValueError, match="Unknown type annotation"):
-        torch.jit.script(build())
+    model = build(pixel_decoder=pixel_decoder, **SHALLOW).eval()
+    with (
+        pytest.raises(RuntimeError, match=r"^this model can be .*torch\.export\.export.*dynamo=True\)$"),
+        torch.no_grad(),
+    ):
+        TORCHSCRIPT[way](torch.nn.Sequential(model) if held else model)
 
 
 @pytest.mark.parametrize("handle_buffers", ["copy", "update", "ema_train"])

@@ -103,8 +103,8 @@ def test_text_is_centred_on_the_mean_of_its_names() -> None:
     model = build(**bank(prompts=2), center_text=True)
     text = model.prompts()
     expected = nn.functional.normalize(text - text[:, :3].mean(1, keepdim=True), dim=-1)
-    torch.testing.assert_close(model._text_to_read(), expected)
-    torch.testing.assert_close(model.eval()._text_to_read(), expected)
+    torch.testing.assert_close(model._text_to_read(model._current_text()), expected)
+    torch.testing.assert_close(model.eval()._text_to_read(model._current_text()), expected)
     model.text_centering.mean.zero_()
     model.train()(torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(model.text_centering.mean, text[:, :3].mean(1, keepdim=True))
@@ -125,7 +125,9 @@ def test_the_mean_is_in_the_checkpoint_and_later_names_take_it(tmp_path: Path) -
     loaded.set_text_embeddings(torch.randn(2, 5, 24), OTHERS)
     assert torch.equal(loaded.text_centering.mean, mean)
     text = loaded.prompts()
-    torch.testing.assert_close(loaded._text_to_read(), nn.functional.normalize(text - mean, dim=-1))
+    torch.testing.assert_close(
+        loaded._text_to_read(loaded._current_text()), nn.functional.normalize(text - mean, dim=-1)
+    )
 
 
 def test_scoring_is_saved_with_the_model(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ _UNREACHABLE = (OSError, RuntimeError, KeyError, EOFError, UnpicklingError, Safe
 
 
 def create_clip(name: str, pretrained: str | None) -> Any:
-    """Builds an open_clip model, both of its sides.
+    """Builds an open_clip model, both of its sides, on the default device; on the CPU where that is "meta".
 
     Args:
         name: open_clip model name, or ``hf-hub:...`` or ``local-dir:...``.
@@ -34,9 +34,9 @@ def create_clip(name: str, pretrained: str | None) -> Any:
     _check_name(name, pretrained)
     # Some tags were trained with QuickGELU under a name whose configuration says GELU.
     quick_gelu = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
-    with one_sentence_on_failure(name, pretrained), torch.random.fork_rng(devices=[]):
+    with one_sentence_on_failure(name, pretrained), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(_RANDOM_SEED)  # torch.manual_seed would seed the GPUs too, for good
-        return open_clip.create_model(
+        model = open_clip.create_model(
             name,
             pretrained=pretrained,
             load_weights=pretrained is not None,
@@ -44,6 +44,9 @@ def create_clip(name: str, pretrained: str | None) -> Any:
             pretrained_text=False,
             force_quick_gelu=quick_gelu,
         )
+    # No checkpoint of a segmentation model has a tower's weights, so what is built without them would stay so.
+    device = torch.get_default_device()
+    return model if device.type == "meta" else model.to(device)
 
 
 def check_tokenizer(name: str) -> None:

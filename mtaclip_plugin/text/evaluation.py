@@ -33,7 +33,7 @@ class TextHolder(SegmentationModel):
         """Switches the mode; on the way to evaluation the prompts are encoded, for graphs that are made of it."""
         super().train(mode)
         if not mode:
-            self._encode_prompts()
+            self._prepare_evaluation()
         return self
 
     def _current_text(self) -> Tensor | None:
@@ -56,12 +56,12 @@ class TextHolder(SegmentationModel):
                 "torch.no_grad()"
             )
 
-    def _encode_prompts(self) -> None:
+    def _prepare_evaluation(self) -> None:
         if self.prompts is not None:
             self.prompts.encoded()
 
-    def _encode_after_loading(self) -> None:
-        self.register_load_state_dict_post_hook(_encode_in_evaluation)
+    def _prepare_after_loading(self) -> None:
+        self.register_load_state_dict_post_hook(_prepare_in_evaluation)
 
 
 def _warn_caller(message: str) -> None:
@@ -72,7 +72,7 @@ def _warn_caller(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def _encode_in_evaluation(model: TextHolder, incompatible_keys: Any) -> None:
+def _prepare_in_evaluation(model: TextHolder, incompatible_keys: Any) -> None:
     """A hook, so that it is also called where the model is part of another module."""
     if not model.training:
-        model._encode_prompts()
+        model._prepare_evaluation()

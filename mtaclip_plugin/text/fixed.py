@@ -60,6 +60,8 @@ def keeping_values(move: Move) -> Move:
     """
 
     def keep(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return move(tensor)
         like = move(tensor.new_empty(0))
         return tensor if like.is_meta else tensor.to(like.device, like.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,6 @@ class PromptLearner(WithFixedTensors):
         with torch.no_grad():
             context = torch.zeros(1, context_length, tower.width, device=tower.device)
             self.text_channels = tower.encode(ids[:1], context, self.start).shape[-1]
-        self.to(self.contexts.device)
 
     @property
     def ids(self) -> Tensor:
@@ -99,6 +99,10 @@ class PromptLearner(WithFixedTensors):
     def _move_fixed(self, move: Move) -> None:
         super()._move_fixed(move)
         self.tower.move(move)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.to(self.contexts.device)  # which may have been assigned from elsewhere
 
 
 def _check_told_apart(tower: TextTower, names: Sequence[str], ids: Tensor) -> None:

@@ -223,6 +223,52 @@ def test_memory_without_values_and_back(text: str, evaluated: bool) -> None:
     assert torch.equal(text_logits(model), expected)
 
 
+TOWERS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "encoder": {"encoder_name": "clip"},
+    "pooled masks": {"clip_masks": "pool"},
+    "cropped masks": {"clip_masks": "crop"},
+}
+
+
+@pytest.mark.parametrize("way", ["assigned", "copied"])
+@pytest.mark.parametrize("towers", TOWERS)
+def test_a_model_built_without_memory_has_its_towers(towers: str, way: str) -> None:
+    model, image = build(**TOWERS[towers]).eval(), torch.randn(1, 3, 64, 64)
+    with torch.device("meta"):
+        built = build(**TOWERS[towers])
+    assert built.prompts.contexts.is_meta and built.prompts.tower.device.type == "cpu"
+    state = copy.deepcopy(model.state_dict())
+    if way == "copied":
+        built.to_empty(device="cpu")
+    built.load_state_dict(state, assign=way == "assigned")
+    assert torch.equal(built.predict(image), model.predict(image))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("towers", TOWERS)
+def test_the_default_device_is_that_of_the_towers(towers: str) -> None:
+    with torch.device("cuda"):
+        model = build(**TOWERS[towers])
+        model.predict(torch.randn(1, 3, 64, 64))
+        model.set_class_names(["road", "cat"])
+        model.predict(torch.randn(1, 3, 64, 64))
+    assert model.text_embeddings.is_cuda and model.prompts.tower.device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_cuda_graph_holds_the_text_that_there_was(text: str) -> None:
+    model, image = build(**TEXTS[text]).cuda().eval(), torch.randn(1, 3, 64, 64, device="cuda")
+    with torch.inference_mode():
+        expected = model(image)  # on the way, libraries get their memory
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = model(image)
+        graph.replay()
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_training_in_evaluation_mode_is_said_once_and_at_its_line() -> None:
     model = build().eval()
     image = torch.randn(2, 3, 32, 32)

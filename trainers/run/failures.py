@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from trainers.foundation.errors import UserError
 from trainers.run.checkpoints import LAST, PREVIOUS
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator|\bout of memory\b|\w+_ALLOC_FAILED\b|std::bad_alloc")
+"""What is said by those who have no exception of their own: allocators of CPUs, drivers, libraries of the GPU."""
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         full = error.errno in _NO_SPACE
         return f"The run stopped at {error}: {'free space on its disk' if full else 'put right what it names'}."
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
             "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size."
@@ -59,9 +63,9 @@ def _explain(error: Exception) -> str | None:
     return None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The allocator of a CPU has no exception of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether what an error says is that there is no more memory, of whatever device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -32,13 +32,43 @@ def dead_worker() -> None:
     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
+def worker_without_shared_memory() -> None:
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is out of shared memory.")
+
+
+def driver_without_memory() -> None:
+    raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
+
+def products_without_memory() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def convolutions_without_memory() -> None:
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+def other_library_without_memory() -> None:
+    raise RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED")
+
+
+def other_device_without_memory() -> None:
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 0 bytes)")
+
+
 @pytest.mark.parametrize(
     ("fail", "said"),
     [
         (too_large_for_any_memory, "The memory is full: raise --train.accumulate"),
+        (driver_without_memory, "The memory is full: raise --train.accumulate"),
+        (products_without_memory, "The memory is full: raise --train.accumulate"),
+        (convolutions_without_memory, "The memory is full: raise --train.accumulate"),
+        (other_library_without_memory, "The memory is full: raise --train.accumulate"),
+        (other_device_without_memory, "The memory is full: raise --train.accumulate"),
         (full_disk, "No space left on device: 'events.out': free space on its disk."),
         (lost_process, "Another process of the run has ended: see what it says."),
         (dead_worker, "A process that reads images has died"),
+        (worker_without_shared_memory, "A process that reads images has died"),
     ],
 )
 def test_what_the_machine_refuses_is_a_sentence(tmp_path: Path, fail: object, said: str) -> None:
@@ -52,8 +82,9 @@ def test_what_the_machine_refuses_is_a_sentence(tmp_path: Path, fail: object, sa
 
 
 def test_a_mistake_of_the_program_stays_one(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes"), run_failures(tmp_path):
-        raise RuntimeError("shapes do not match")
+    for mistake in ("shapes do not match", "CUDA error: CUBLAS_STATUS_INVALID_VALUE", "CUDA error: device-side assert"):
+        with pytest.raises(RuntimeError, match=mistake), run_failures(tmp_path):
+            raise RuntimeError(mistake)
 
 
 def test_a_data_folder_that_vanishes(
