@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = parse_config(rest, command="python -m trainers.check_data", purpose=purpose).data
     reports, class_names = check_data(config)
-    root = Path() if config.dataset == "shapes" else data_root(config)
+    root = Path() if config.dataset in ("kinds", "shapes") else data_root(config)
     print(*describe(reports, class_names, root=root, every=options.all), sep="\n")
     if find_faults(reports):
         sys.exit(1)

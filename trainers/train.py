@@ -21,6 +21,7 @@ from trainers.assemble import (
 )
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
+from trainers.data.class_selection import select_classes
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward
@@ -65,6 +66,7 @@ def train(config: Config) -> None:
         train_set = create_dataset(config.data, config.data.train_split)
         val_set = create_dataset(config.data, config.data.val_split)
         vocabulary = create_vocabulary(config, train_set.class_names)
+        train_set = select_classes(train_set, vocabulary.seen)
         if resumed:
             check_resumable(resumed, folder, config, vocabulary.class_names)
             vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,6 +28,7 @@ from trainers.assemble import (
     set_scoring,
 )
 from trainers.data.batch import IGNORE_INDEX
+from trainers.data.class_selection import select_classes
 from trainers.foundation.errors import reading
 from trainers.options.parsing import parse_config
 from trainers.run import validation
@@ -111,7 +113,8 @@ def test_no_unseen_text_reaches_training(data: Path, tmp_path: Path) -> None:
             vocabulary.bank[[1, 3]] = torch.nan
         torch.manual_seed(0)
         forward = create_forward(create_model(config, vocabulary), config)
-        training = create_training(config, forward, dataset, start_iteration=0)
+        seen = select_classes(dataset, vocabulary.seen)
+        training = create_training(config, forward, seen, start_iteration=0)
         training.trainer.run(reading(training.loader), max_epochs=1, epoch_length=4)
         states.append(forward.model.state_dict())
         assert forward.model.class_names == ["sky", "road"]
@@ -119,6 +122,21 @@ def test_no_unseen_text_reaches_training(data: Path, tmp_path: Path) -> None:
         assert set(labels.unique().tolist()) == {0, 1, IGNORE_INDEX}
     assert differences(*states) == []
     assert all(tensor.isfinite().all() for tensor in states[0].values())
+
+
+def test_what_training_does_not_see_need_not_be_there(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for file in (tmp_path / "data" / "annotations" / "train").iterdir():
+        label = np.asarray(Image.open(file))
+        Image.fromarray(np.where((label == 1) | (label == 2), 255, label).astype(np.uint8)).save(file)
+    bank = write_bank(tmp_path / "bank.npy", 4, 6)
+    run_training(tmp_path / "run", *options(tmp_path / "data", bank, "--data.unseen=[sheep]"))
+    assert "holds no pixel of the class road;" in capsys.readouterr().err
+    given = options(tmp_path / "data", bank, "--train.iterations=2", "--data.unseen=[sheep, road]")
+    run_training(tmp_path / "other", *given)
+    assert "holds no pixel" not in capsys.readouterr().err
 
 
 def test_validations_leave_no_trace_in_training(data: Path, tmp_path: Path) -> None:

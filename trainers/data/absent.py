@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from trainers.data.batch import IGNORE_INDEX
@@ -26,20 +26,23 @@ class AbsentClasses:
     hopeless: bool
 
 
-def find_absent(labels: Collection[int], dataset: PairDataset, split: str) -> AbsentClasses | None:
-    """The classes of a dataset that are not among the labels of its training split; ``None`` if all are.
+def find_absent(
+    labels: Collection[int], dataset: PairDataset, split: str, learned: Sequence[str]
+) -> AbsentClasses | None:
+    """The classes to be learned that are not among the labels of the training split; ``None`` if all are.
 
     Args:
         labels: all that occur, the ignored one included.
         dataset: the training split.
         split: its name.
+        learned: those of its classes that are to be learned.
     """
     names = dataset.class_names
-    present = [id_ for id_ in range(len(names)) if id_ in labels]
-    absent = [name for id_, name in enumerate(names) if id_ not in labels]
+    present = [id_ for id_, name in enumerate(names) if id_ in labels and name in learned]
+    absent = [name for id_, name in enumerate(names) if id_ not in labels and name in learned]
     if not absent:
         return None
-    classes = "the class" if len(absent) == 1 else f"{len(absent)} of the {len(names)} classes:"
+    classes = "the class" if len(absent) == 1 else f"{len(absent)} of the {len(learned)} classes:"
     detail = f"holds no pixel of {classes} {few(absent, count=NAMED)}"
     remedy = "nothing can be learned of what is not there: check that the ids in the masks count as the names do"
     only_255 = dataset.table.ignored_ids == [IGNORE_INDEX] and dataset.colors is None

@@ -16,7 +16,7 @@ import numpy as np
 
 from trainers.data.absent import find_absent
 from trainers.data.batch import SegmentationDataset
-from trainers.data.class_selection import ClassSelection
+from trainers.data.class_selection import files_of, select_classes
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.problems import Problem, one_line_each
@@ -53,28 +53,25 @@ def check_before_training(
         ValueError: a sample is bad and ``on_error`` is "stop", or all are; or fewer than two classes are to be learned.
         OSError: the folder cannot be written to.
     """
-    if isinstance(dataset, ClassSelection):  # whatever is selected of them, it is the same files that are read
-        usable = check_before_training(
-            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers
-        )
-        return ClassSelection(usable, dataset.class_names)
-    if not isinstance(dataset, PairDataset):
+    files = files_of(dataset)
+    if not isinstance(files, PairDataset):
         return dataset
-    print_remarks(dataset)
-    found = _read_once(dataset, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)
-    usable = _without_bad(dataset, found.bad, split=split, on_error=on_error)
-    if learned and (absent := find_absent(found.labels, dataset, split)) is not None:
+    print_remarks(files)
+    found = _read_once(files, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)
+    usable = _without_bad(files, found.bad, split=split, on_error=on_error)
+    if learned and (absent := find_absent(found.labels, files, split, dataset.class_names)) is not None:
         if absent.hopeless:
             raise ValueError(str(absent.problem))
         if idist.get_rank() == 0:
             print(f"warning: {absent.problem}", file=sys.stderr, flush=True)
-    return usable
+    return select_classes(usable, dataset.class_names)
 
 
 def print_remarks(dataset: SegmentationDataset) -> None:
     """Tells on stderr, once for all processes, what the user should know of a dataset's files."""
-    if isinstance(dataset, PairDataset) and idist.get_rank() == 0:
-        for line in one_line_each(dataset.remarks):
+    files = files_of(dataset)
+    if isinstance(files, PairDataset) and idist.get_rank() == 0:
+        for line in one_line_each(files.remarks):
             print(f"warning: {line}", file=sys.stderr, flush=True)
 
 

@@ -47,7 +47,14 @@ def selection_table(class_names: Sequence[str], selected: Sequence[str]) -> torc
 
 def select_classes(dataset: SegmentationDataset, class_names: Sequence[str]) -> SegmentationDataset:
     """The dataset with these of its classes alone; itself, if these are all."""
-    return dataset if dataset.class_names == list(class_names) else ClassSelection(dataset, class_names)
+    if dataset.class_names == list(class_names):
+        return dataset
+    return ClassSelection(files_of(dataset), class_names)
+
+
+def files_of(dataset: SegmentationDataset) -> SegmentationDataset:
+    """The dataset as it lies on disk, or is generated, with all of its classes."""
+    return dataset.dataset if isinstance(dataset, ClassSelection) else dataset
 
 
 def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option: str) -> list[str]:

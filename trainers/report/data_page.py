@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainers.data.absent import NAMED, AbsentClasses, find_absent
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
+from trainers.data.class_selection import files_of
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import PairDataset
 from trainers.data.problems import SHOWN, Problem, by_kind, entry, few
@@ -71,7 +72,7 @@ def check_split(dataset: SegmentationDataset, split: str, *, num_workers: int) -
 
 def find_faults(reports: Sequence[SplitReport]) -> list[Problem]:
     """What has to be put right before a training; the first report is on the split that is learned from."""
-    datasets = [report.dataset for report in reports if isinstance(report.dataset, PairDataset)]
+    datasets = [files for report in reports if isinstance(files := files_of(report.dataset), PairDataset)]
     of_all = [fault for dataset in datasets for fault in dataset.faults]
     of_samples = [sample.problem for report in reports for sample in report.bad]
     absent = _find_absent(reports[0])
@@ -80,7 +81,7 @@ def find_faults(reports: Sequence[SplitReport]) -> list[Problem]:
 
 def find_remarks(reports: Sequence[SplitReport]) -> list[Problem]:
     """What its owner should know of a dataset, but may leave as it is."""
-    datasets = [report.dataset for report in reports if isinstance(report.dataset, PairDataset)]
+    datasets = [files for report in reports if isinstance(files := files_of(report.dataset), PairDataset)]
     remarks = [remark for dataset in datasets for remark in dataset.remarks]
     absent = _find_absent(reports[0])
     if absent is not None and not absent.hopeless:
@@ -139,9 +140,13 @@ def _section(number: int, group: Sequence[Problem], root: Path, *, every: bool) 
 
 
 def _find_absent(report: SplitReport) -> AbsentClasses | None:
-    if not report.sizes or not isinstance(report.dataset, PairDataset):
+    files = files_of(report.dataset)
+    if not report.sizes or not isinstance(files, PairDataset):
         return None
-    return find_absent(np.flatnonzero(report.pixels).tolist(), report.dataset, report.split)
+    names = report.dataset.class_names
+    shown = np.flatnonzero(report.pixels).tolist()
+    labels = [files.class_names.index(names[label]) if label < len(names) else label for label in shown]
+    return find_absent(labels, files, report.split, names)
 
 
 def _find_unscored(report: SplitReport) -> Problem | None:
