@@ -1,4 +1,4 @@
-"""What the model predicts: one frozen dataclass with named fields."""
+"""What the model predicts: one frozen dataclass with named fields, and the precision of what is made of it."""
 
 from __future__ import annotations
 
@@ -57,3 +57,8 @@ class MaskPrediction:
     def layers(self) -> tuple[MaskPrediction, ...]:
         """All predictions in the order of the decoder, this one last."""
         return (*self.auxiliary, self)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The numbers in float32, or in float64 if they are, for sums over many pixels, masks and classes."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -18,7 +18,7 @@ from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
 from mtaclip_plugin.losses.pixels import pixel_losses
 from mtaclip_plugin.losses.points import PointSource, check_points
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 Assignment = Literal["hungarian", "by_class"]
 MaskNormalizer = Literal["masks", "class_weights"]
@@ -29,7 +29,8 @@ class MTACLIPLoss(nn.Module):
 
     Each prediction is matched with the masks of the label map on its own. Matched queries learn their class
     and their mask, all others the class "none". Masks are compared at points, most of them where the mask is
-    uncertain. All of it is computed in float32, under autocast too.
+    uncertain. All of it is computed in float32, under autocast and of half-precision models too; in
+    float64 where the prediction is.
 
     Example:
         >>> prediction = MaskPrediction(
@@ -213,7 +214,8 @@ class MTACLIPLoss(nn.Module):
             layers = without_unknown(layers, known)
         matches = self.matcher(layers, targets, generator)
         labels = matches.query_labels(num_queries, none=none)
-        weights = torch.tensor(self._all_class_weights(none), device=labels.device)
+        dtype = full_precision(prediction.class_logits).dtype
+        weights = torch.tensor(self._all_class_weights(none), dtype=dtype, device=labels.device)
 
         terms = {}
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
@@ -238,7 +240,7 @@ class MTACLIPLoss(nn.Module):
                 name, layer_labels = str(first + index), labels[index].flatten()
                 layer_shares = None if shares is None else shares[index].flatten()
                 terms[f"{name}/class"] = self.class_weight * class_loss(
-                    layer.class_logits.float().flatten(0, 1),
+                    full_precision(layer.class_logits).flatten(0, 1),
                     layer_labels,
                     weights,
                     normalizer=divisors.class_weights,
@@ -256,7 +258,7 @@ class MTACLIPLoss(nn.Module):
                 if layer.text_logits is not None:
                     query_weights = weights[layer_labels]
                     terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
-                        layer.text_logits.float().flatten(0, 1),
+                        full_precision(layer.text_logits).flatten(0, 1),
                         layer_labels,
                         query_weights if layer_shares is None else query_weights * layer_shares,
                         mode=self.contrastive_mode,

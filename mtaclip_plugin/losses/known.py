@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 
 def check_known(known: Tensor, targets: MaskTargets) -> None:
@@ -101,9 +101,9 @@ def labelled_shares(
     images = torch.arange(len(features), device=features.device)
     no_class = images.new_empty(len(features), 0)
     sampled = sample_labels(targets.label_map, points, no_class, image=images, ignore_index=targets.ignore_index)
-    embed = torch.stack([layer.mask_embed.float() for layer in layers])
+    embed = torch.stack([full_precision(layer.mask_embed) for layer in layers])
     masks = (embed @ sample_features(features, points)).sigmoid()
-    on_labels = (masks @ sampled.valid.float()[:, :, None]).squeeze(3)
+    on_labels = (masks @ sampled.valid.to(masks.dtype)[:, :, None]).squeeze(3)
     shares = on_labels / masks.sum(3).clamp(min=torch.finfo(masks.dtype).tiny)
     certain = (labels != known.shape[1]) | known.all(1)[:, None]
     return torch.where(certain, 1, shares)

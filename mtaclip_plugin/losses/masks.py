@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from mtaclip_plugin.losses.functional import mask_bce_loss, mask_dice_loss
 from mtaclip_plugin.losses.matcher import Matches
 from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels, uncertain_points
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def mask_losses(
     """
     batch, image = len(targets.classes), matches.image
     num_uncertain = int(importance_ratio * num_points)
-    candidates = random_points(batch, int(num_points * oversample_ratio), device=image.device, generator=generator)
-    others = random_points(batch, num_points - num_uncertain, device=image.device, generator=generator)
-    features = predictions[-1].mask_features.float()
-    mask_embed = torch.stack([prediction.mask_embed.float() for prediction in predictions])
+    features = full_precision(predictions[-1].mask_features)
+    mask_embed = torch.stack([full_precision(prediction.mask_embed) for prediction in predictions])
+    draw = partial(random_points, batch, device=image.device, dtype=features.dtype, generator=generator)
+    candidates, others = draw(int(num_points * oversample_ratio)), draw(num_points - num_uncertain)
     text_embed = None if empty_text is None else _text_embed(predictions)
     empty_bce = None if empty is None else _empty_bce(mask_embed, features, targets, empty, others)
     empty_text_bce = None
@@ -123,7 +124,7 @@ def _text_embed(predictions: Sequence[MaskPrediction]) -> Tensor:
             "the prediction has no masks of text queries for text_mask_weight to weigh: build the model with "
             "text_masks above 0, or set text_mask_weight to 0."
         )
-    return torch.stack([embed.float() for embed in embeds if embed is not None])
+    return torch.stack([full_precision(embed) for embed in embeds if embed is not None])
 
 
 def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Tensor) -> tuple[Tensor, ...]:

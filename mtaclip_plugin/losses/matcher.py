@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mtaclip_plugin.losses.functional import pairwise_mask_bce, pairwise_mask_dice
 from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 # In place of a NaN or infinite cost: above every real one, small enough for float64 to tell those apart.
 _INVALID_COST = 1e9
@@ -126,14 +126,17 @@ class HungarianMatcher(nn.Module):
         most = max(len(classes) for classes in targets.classes)
         classes = torch.tensor([[*c, *[0] * (most - len(c))] for c in targets.classes], device=device).long()
         with torch.autocast(device.type, enabled=False):
-            points = random_points(len(features), self.num_points, device=device, generator=generator)
+            features = full_precision(features)
+            points = random_points(
+                len(features), self.num_points, device=device, dtype=features.dtype, generator=generator
+            )
             # Sampling is linear: it commutes with the product by mask_embed, so all predictions share it.
             features = sample_features(features, points)
             sampled = sample_labels(targets.label_map, points, classes, image=images, ignore_index=targets.ignore_index)
             costs = []
             for prediction in predictions:
-                mask_logits = prediction.mask_embed.float() @ features
-                probabilities = prediction.class_logits.float().softmax(-1)
+                mask_logits = full_precision(prediction.mask_embed) @ features
+                probabilities = full_precision(prediction.class_logits).softmax(-1)
                 class_cost = -probabilities[images[:, None], :, classes].mT
                 mask_cost = pairwise_mask_bce(mask_logits, sampled.targets, sampled.valid)
                 dice_cost = pairwise_mask_dice(mask_logits, sampled.targets, sampled.valid)

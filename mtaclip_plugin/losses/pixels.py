@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PixelLosses:
 
 
 def pixel_losses(prediction: MaskPrediction, targets: MaskTargets, *, known: Tensor | None = None) -> PixelLosses:
-    r"""Cross-entropy and dice of the softmax over the classes at the size of the label map, in float32.
+    r"""Cross-entropy and dice of the softmax over the classes at the size of the label map.
 
     The dice loss of class k in an image, over its labelled pixels, is
     :math:`1 - (2\sum_x p_k(x)\,[y(x)=k] + 1) / (\sum_x p_k(x) + \sum_x [y(x)=k] + 1)`: of each image by itself, so that
@@ -46,7 +46,8 @@ def pixel_losses(prediction: MaskPrediction, targets: MaskTargets, *, known: Ten
             "or set pixel_weight to 0."
         )
     labels = targets.label_map
-    logits = F.interpolate(prediction.pixel_logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = full_precision(prediction.pixel_logits)
+    logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
     if known is not None:
         logits = logits.masked_fill(~known[:, :, None, None], -torch.inf)
     num_classes = logits.shape[1]

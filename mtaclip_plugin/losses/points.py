@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtaclip_plugin.structures import full_precision
+
 PointSource = torch.Generator | Sequence[torch.Generator] | None
 """Where random points come from: one generator for a batch, one for each of its images, or the device's global one."""
 
@@ -60,22 +62,29 @@ def check_points(
             )
 
 
-def random_points(batch: int, num_points: int, *, device: torch.device, generator: PointSource = None) -> Tensor:
-    """(batch, num_points, 2) points, uniform in [0, 1).
+def random_points(
+    batch: int,
+    num_points: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    generator: PointSource = None,
+) -> Tensor:
+    """(batch, num_points, 2) points, uniform in [0, 1); the same ones in any dtype.
 
     Raises:
         ValueError: If there are several generators, but not one for each image.
     """
     if generator is None or isinstance(generator, torch.Generator):
-        return torch.rand(batch, num_points, 2, device=device, generator=generator)
+        return torch.rand(batch, num_points, 2, device=device, dtype=torch.float32, generator=generator).to(dtype)
     if len(generator) != batch:
         raise ValueError(f"give one generator for each of the {batch} images, or one for all; got {len(generator)}.")
-    points = [torch.rand(num_points, 2, device=device, generator=own) for own in generator]
-    return torch.stack(points) if points else torch.empty(0, num_points, 2, device=device)
+    points = [torch.rand(num_points, 2, device=device, dtype=torch.float32, generator=own) for own in generator]
+    return torch.stack(points).to(dtype) if points else torch.empty(0, num_points, 2, device=device, dtype=dtype)
 
 
 def sample_features(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of maps at points, in float32, with zeros beyond the border.
+    """Bilinear values of maps at points, in at least float32, with zeros beyond the border.
 
     Args:
         maps: (N, C, h, w).
@@ -88,7 +97,8 @@ def sample_features(maps: Tensor, points: Tensor) -> Tensor:
         >>> sample_features(torch.tensor([[[[0.0, 4.0]]]]), torch.tensor([[[0.5, 0.5]]]))
         tensor([[[2.]]])
     """
-    return F.grid_sample(maps.float(), 2 * points[:, :, None] - 1, align_corners=False).squeeze(3)
+    maps = full_precision(maps)
+    return F.grid_sample(maps, 2 * points[:, :, None].to(maps) - 1, align_corners=False).squeeze(3)
 
 
 def sample_labels(

@@ -61,7 +61,7 @@ def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor
 def _overlaps(cells: int, stride: int, size: int, parts: int, device: torch.device) -> Tensor:
     """(parts, cells): the fraction of each of the parts of a side that each cell of the given stride covers."""
     edges = (torch.arange(cells + 1, device=device) * stride).clamp(max=size)
-    borders = torch.arange(parts + 1, device=device) * size / parts
+    borders = torch.arange(parts + 1, dtype=torch.float32, device=device) * size / parts
     start = torch.maximum(edges[:-1], borders[:-1, None])
     end = torch.minimum(edges[1:], borders[1:, None])
     return (end - start).clamp(min=0) * parts / size
