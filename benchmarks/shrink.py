@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from trainers.data.folder import FolderDataset
 from trainers.data.pairs import Pair
-from trainers.data.reading import read_ids, read_image
+from trainers.data.reader import PICTURES
+from trainers.data.reading import read_ids
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.report.pictures import to_pillow
 
@@ -53,7 +54,7 @@ def shrink(root: Path, output: Path, *, factor: float) -> None:
 
 def _shrink_pair(pair: Pair, root: Path, copy: Path, factor: float) -> None:
     ids = read_ids(pair.mask)
-    image = to_pillow(read_image(pair.image, mask_size=(ids.shape[0], ids.shape[1])))
+    image = to_pillow(PICTURES(pair.image, mask_size=(ids.shape[0], ids.shape[1])))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     depth = np.uint8 if ids.max(initial=0) < 256 else np.uint16
     pictures = {

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from segmentation_models_pytorch.base import SegmentationModel
 
 from mtaclip_plugin import preprocessing
 from trainers.data.batch import SegmentationDataset
 from trainers.data.folder import FolderDataset
 from trainers.data.published import LAYOUTS, published_dataset
+from trainers.data.reader import ImageReader
 from trainers.data.shapes import ShapesDataset
+from trainers.data.statistics import band_statistics
 from trainers.engine.forward import Forward, resolve_device
 from trainers.foundation.errors import UserError
 from trainers.models import build_model, reads_bank, text_options
@@ -30,11 +33,16 @@ def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
         ValueError: The folder holds something else than the format says.
     """
     if config.dataset == "folder":
-        return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids)
+        return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids, reader=create_reader(config))
     if config.dataset in LAYOUTS:
-        return published_dataset(config.dataset, data_root(config), split)
+        return published_dataset(config.dataset, data_root(config), split, reader=create_reader(config))
     length = config.train_length if split == config.train_split else config.val_length
     return ShapesDataset(split, size=config.size, length=length)
+
+
+def create_reader(config: DataConfig) -> ImageReader:
+    """What reads the images of the configured dataset, and others like them."""
+    return ImageReader(channels=config.channels, max_pixels=config.max_pixels)
 
 
 def create_model(config: Config, class_names: Sequence[str]) -> SegmentationModel:
@@ -48,7 +56,7 @@ def create_model(config: Config, class_names: Sequence[str]) -> SegmentationMode
     options = asdict(config.model)
     if reads_bank(config.model.arch, config.model.text_encoder):
         options["text_embeddings"] = load_text_bank(bank_file(config), class_names)
-    return _build(options, class_names)
+    return _build(options, config.data, class_names)
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
@@ -60,7 +68,7 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     """
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, checkpoint.class_names)
+    model = _build(options, checkpoint.config.data, checkpoint.class_names)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -68,17 +76,23 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     return model
 
 
-def resolve_statistics(config: Config, model: SegmentationModel) -> Config:
-    """The configuration with mean and standard deviation of the images, where it leaves them to the model's encoder.
+def resolve_statistics(config: Config, model: SegmentationModel, train_set: SegmentationDataset) -> Config:
+    """The configuration with mean and standard deviation of the images, where it leaves them open.
+
+    Those of three bands of 8 bits are what the model's encoder was trained with, others are measured.
 
     Raises:
-        OSError: What the encoder's weights were trained with cannot be looked up.
+        OSError: What the encoder's weights were trained with cannot be looked up; or an image cannot be read, or a
+            band says nothing.
     """
-    mean, std = config.data.mean, config.data.std
-    if mean is None or std is None:
-        defaults = preprocessing(model)
-        mean, std = mean or defaults.mean, std or defaults.std
-    return replace(config, data=replace(config.data, mean=mean, std=std))
+    data = config.data
+    if data.mean is not None and data.std is not None:
+        return config
+    if data.channels is None or (data.channels == 3 and train_set[0].image.dtype == torch.uint8):
+        mean, std = astuple(preprocessing(model))
+    else:
+        mean, std = band_statistics(train_set, num_workers=data.num_workers)
+    return replace(config, data=replace(data, mean=data.mean or mean, std=data.std or std))
 
 
 def create_forward(model: SegmentationModel, config: Config) -> Forward:
@@ -101,14 +115,14 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
     )
 
 
-def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
+def _build(options: dict[str, Any], data: DataConfig, class_names: Sequence[str]) -> SegmentationModel:
     names = ("arch", "encoder_name", "encoder_weights")
     shared = {name: options.pop(name) for name in names}
     taken = text_options(shared["arch"])
     if not reads_bank(shared["arch"], options["text_encoder"]):
         taken -= {"text_embeddings"}
     own = {name: value for name, value in options.items() if name in taken}
-    return build_model(**shared, class_names=class_names, **own)
+    return build_model(**shared, in_channels=data.channels or 3, class_names=class_names, **own)
 
 
 def bank_file(config: Config) -> Path:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 from ignite.handlers import ProgressBar
 from jsonargparse import ArgumentParser
@@ -20,11 +19,14 @@ from trainers.data.check import usable_samples
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.engines import create_evaluator
 from trainers.foundation.errors import UserError, main_guard, user_errors
-from trainers.options.config import EvalConfig
 from trainers.options.help_format import CommandLineHelp
+from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.run.checkpoints import Checkpoint, load_checkpoint
 from trainers.run.validation import evaluate_model
 from trainers.scores.metrics import SegmentationScores, format_scores
+
+OVERRIDES = ("data.max_pixels", *EVAL_OPTIONS)
+"""Options of the training that may be others here."""
 
 
 def evaluate(
@@ -35,7 +37,6 @@ def evaluate(
     device: str,
     classification: Classification | None = None,
     text_embeddings: Path | None = None,
-    evaluation: EvalConfig | None = None,
 ) -> SegmentationScores:
     """Scores of a checkpoint on a split of its dataset.
 
@@ -46,7 +47,6 @@ def evaluate(
         device: Where the model runs.
         classification: What names the masks of an "mtaclip"; ``None`` for what it was trained with.
         text_embeddings: File of other text for the same classes; ``None`` for the text of the training.
-        evaluation: How the model is run on an image; ``None`` for as in the validations of the training.
 
     Raises:
         UserError: The dataset is not there, cannot be read, or has other classes; the text does not fit the model.
@@ -68,7 +68,7 @@ def evaluate(
         if classification is not None:
             _text_guided(model, "--classification").classification = classification
         train = replace(config.train, device=device)
-        forward = create_forward(model, replace(config, train=train, eval=evaluation or config.eval))
+        forward = create_forward(model, replace(config, train=train))
         loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
     evaluator = create_evaluator(forward, num_classes=len(checkpoint.class_names))
     ProgressBar(desc="evaluate").attach(evaluator)
@@ -79,16 +79,6 @@ def _text_guided(model: SegmentationModel, option: str) -> MTACLIP:
     if not isinstance(model, MTACLIP) or model.prompts is None:
         raise UserError(f'{option} is for an "mtaclip" with text; leave it out, or evaluate a checkpoint of one.')
     return model
-
-
-def _add_eval_options(parser: ArgumentParser) -> None:
-    """The options of `EvalConfig`, each null unless it is to differ from the training's."""
-    add = parser.add_argument
-    add("--eval.mode", type=Literal["whole", "slide"] | None, help="Image as a whole, or windows; null: as trained.")
-    add("--eval.window", type=tuple[int, int] | None, help="Height and width of a window; null: as trained.")
-    add("--eval.stride", type=tuple[int, int] | None, help="Pixels between windows; null: as trained.")
-    add("--eval.scales", type=tuple[float, ...] | None, help="Factors of the image's size; null: as trained.")
-    add("--eval.flip", type=bool | None, help="Mirrored images too; null: as trained.")
 
 
 @main_guard
@@ -110,13 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
     parser.add_argument("--classification", type=Classification | None, help="What names the masks; null: as trained.")
     parser.add_argument("--text_embeddings", type=Path | None, help="File of other text for the same classes.")
-    _add_eval_options(parser)
+    add_overrides(parser, OVERRIDES)
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = replace(checkpoint, config=overridden(checkpoint.config, options, OVERRIDES))
     split = options.data.split or checkpoint.config.data.val_split
-    given = {name: value for name, value in vars(options.eval).items() if value is not None}
-    evaluation = replace(checkpoint.config.eval, **given)
     scores = evaluate(
         checkpoint,
         root=options.data.root,
@@ -124,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device=options.device,
         classification=options.classification,
         text_embeddings=options.text_embeddings,
-        evaluation=evaluation,
     )
     print(format_scores(scores, checkpoint.class_names))
     output = options.output or options.checkpoint.with_name(f"{options.checkpoint.stem}_{split}.json")
@@ -134,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "split": split,
         "classification": options.classification,
         "text_embeddings": None if options.text_embeddings is None else str(options.text_embeddings),
-        "eval": asdict(evaluation),
+        "eval": asdict(checkpoint.config.eval),
     }
     with user_errors():
         output.write_text(

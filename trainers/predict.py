@@ -9,22 +9,27 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from trainers.assemble import create_forward, restore_model
-from trainers.data.reading import IMAGE_SUFFIXES, read_image
+from trainers.assemble import create_forward, create_reader, restore_model
+from trainers.data.reader import ImageReader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.foundation.memory import return_freed_memory
 from trainers.options.help_format import CommandLineHelp
+from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
-from trainers.report.pictures import overlay, save_index_png, save_picture, with_legend
+from trainers.report.pictures import overlay, save_index_png, save_picture, visible, with_legend
 from trainers.run.checkpoints import load_checkpoint
 
+OVERRIDES = ("data.max_pixels", "data.show", *EVAL_OPTIONS)
+"""Options of the training that may be others here."""
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The images among ``paths``, and those that lie in the folders among them.
+
+def find_images(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    """The images among ``paths``, and those with one of the suffixes that lie in the folders among them.
 
     Raises:
         UserError: A folder holds no image.
@@ -34,9 +39,9 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             images.append(path)
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         if not found:
-            raise UserError(f"The folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+            raise UserError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
         images += found
     return images
 
@@ -69,9 +74,20 @@ def predict(
     folder: Path,
     class_names: Sequence[str],
     *,
+    reader: ImageReader,
+    bands: Sequence[int],
     sheet: ContactSheet | None = None,
 ) -> int:
     """Writes an index PNG, an overlay with a legend, and a card of the contact sheet for each image.
+
+    Args:
+        forward: Predicts.
+        images: The files.
+        folder: Where to.
+        class_names: K names in the order of the class ids.
+        reader: Reads the images.
+        bands: Which of their bands are drawn, see `trainers.report.pictures.visible`.
+        sheet: The contact sheet; ``None`` for none.
 
     Returns:
         How many images could not be read.
@@ -80,14 +96,15 @@ def predict(
     progress = tqdm(images, desc="predict", unit="image")
     for path, name in zip(progress, output_names(images, folder), strict=True):
         try:
-            image = read_image(path)
+            image = reader(path)
         except (OSError, ValueError) as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failures += 1
             if sheet:
                 sheet.add_failure(str(path), str(error))
             continue
-        label = forward.predict_labels(image[None] / 255)[0].cpu()
+        strips = [strip.to("cpu", torch.uint8) for strip in forward.predict_strips(image[None])]
+        label, image = torch.cat(strips, 1)[0], visible(image, bands)
         tinted = overlay(image, label)
         picture = folder / f"{name}_overlay.png"
         save_index_png(label, folder / f"{name}.png")
@@ -110,23 +127,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="JPEG and PNG images, and folders of them."
+        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="Images such as JPEG and PNG, and folders of them."
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="A best.pt or last.pt.")
     parser.add_argument("--output", type=Path, required=True, help="Folder that the pictures are written into.")
     parser.add_argument("--contact_sheet", type=bool, default=True, help="Whether to write the contact sheet.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
+    add_overrides(parser, OVERRIDES)
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
     with user_errors():
-        config = replace(checkpoint.config, train=replace(checkpoint.config.train, device=options.device))
-        forward = create_forward(restore_model(checkpoint), config)
-        images = find_images(options.images)
+        config = overridden(checkpoint.config, options, OVERRIDES)
+        config = replace(config, train=replace(config.train, device=options.device))
+        forward, reader = create_forward(restore_model(checkpoint), config), create_reader(config.data)
+        images = find_images(options.images, reader.suffixes)
         options.output.mkdir(parents=True, exist_ok=True)
     page = options.output / "index.html"
     with contact_sheet(page, checkpoint.class_names) if options.contact_sheet else nullcontext() as sheet:
-        failures = predict(forward, images, options.output, checkpoint.class_names, sheet=sheet)
+        failures = predict(
+            forward,
+            images,
+            options.output,
+            checkpoint.class_names,
+            reader=reader,
+            bands=config.data.shown_bands,
+            sheet=sheet,
+        )
     print(f"{len(images) - failures} of {len(images)} images: {options.output}")
     if options.contact_sheet:
         print(f"Contact sheet: {page}")

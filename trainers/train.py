@@ -16,7 +16,7 @@ from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.engines import create_evaluator
-from trainers.engine.forward import Forward
+from trainers.engine.forward import Forward, resolve_device
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.models import has_random_text
 from trainers.options.config import Config, TrainConfig
@@ -34,7 +34,7 @@ from trainers.run.checkpoints import (
 from trainers.run.failures import run_failures
 from trainers.run.interruption import Interruption
 from trainers.run.progress import Progress
-from trainers.run.resume import check_resumable
+from trainers.run.resume import check_resumable, with_found_out
 from trainers.run.training import Training, create_training
 from trainers.run.validation import Validation
 from trainers.scores.metrics import format_scores
@@ -60,8 +60,7 @@ def train(config: Config) -> None:
             check_resumable(resumed, folder, config, class_names)
         torch.manual_seed(config.train.seed)
         model = create_model(config, class_names)
-        config = resolve_statistics(config, model)
-        forward = create_forward(model, config)
+        resolve_device(config.train.device)
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config)
         val_set = check(val_set, config.data.val_split, config)
@@ -69,6 +68,8 @@ def train(config: Config) -> None:
             raise ValueError(
                 f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
             )
+        config = with_found_out(config, resumed) if resumed else resolve_statistics(config, model, train_set)
+        forward = create_forward(model, config)
         start = resumed.iteration if resumed else 0
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:
@@ -139,7 +140,13 @@ def create_progress(
     logbook, bar = None, None
     if rank == 0:
         start = training.trainer.state.iteration
-        logbook = Logbook(folder, class_names=class_names, overlays=config.train.overlays, start_iteration=start)
+        logbook = Logbook(
+            folder,
+            class_names=class_names,
+            overlays=config.train.overlays,
+            bands=config.data.shown_bands,
+            start_iteration=start,
+        )
         logbook.log_config(config_to_yaml(config))
         logbook.attach(training.trainer, evaluator)
         bar = attach_progress_bars(training.trainer, evaluator)

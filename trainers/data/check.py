@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,8 @@ import ignite.distributed as idist
 
 from trainers.data.batch import SegmentationDataset
 from trainers.data.findings import BadSample, read_once
-from trainers.data.labels import LabelTable
 from trainers.data.pairs import Pair, PairDataset
+from trainers.foundation.processes import from_first_process
 
 CHECKED_FILE = "checked_data.txt"
 SHOWN = 20
@@ -71,25 +70,15 @@ def usable_samples(dataset: SegmentationDataset, *, split: str, num_workers: int
 
 
 def _find_bad_once(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> list[BadSample]:
-    """What the first process finds, for all of them: also if it is an error, or the others would wait for ever."""
-    found: list[BadSample] = []
-    failure = ""
-    if idist.get_rank() == 0:
-        try:
-            found = _find_bad(dataset, split=split, file=file, num_workers=num_workers)
-        except OSError as error:
-            failure = str(error)
-    if idist.get_world_size() > 1:
-        message = json.dumps({"failure": failure, "found": [asdict(sample) for sample in found]})
-        heard = json.loads(str(idist.broadcast(message, src=0, safe_mode=True)))
-        failure, found = heard["failure"], [BadSample(**sample) for sample in heard["found"]]
-    if failure:
-        raise OSError(failure)
-    return found
+    """What the first process finds, for all of them."""
+    found = from_first_process(
+        lambda: [asdict(bad) for bad in _find_bad(dataset, split=split, file=file, num_workers=num_workers)]
+    )
+    return [BadSample(**sample) for sample in found]
 
 
 def _find_bad(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> list[BadSample]:
-    fingerprints = [_fingerprint(pair, dataset.table) for pair in dataset.pairs]
+    fingerprints = [_fingerprint(pair, dataset) for pair in dataset.pairs]
     known = set(file.read_text(encoding="ascii", errors="replace").split()) if file.exists() else set()
     unknown = [index for index, fingerprint in enumerate(fingerprints) if fingerprint not in known]
     bad: list[BadSample] = []
@@ -105,12 +94,12 @@ def _find_bad(dataset: PairDataset, *, split: str, file: Path, num_workers: int)
     return bad
 
 
-def _fingerprint(pair: Pair, table: LabelTable) -> str | None:
-    """Of the files and of what the ids mean, as they are now; ``None`` where a file is missing."""
+def _fingerprint(pair: Pair, dataset: PairDataset) -> str | None:
+    """Of the files, how images are read and what ids mean, as they are now; ``None`` where a file is missing."""
     try:
         files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in (pair.image, pair.mask)]
     except OSError:
         return None
-    digest = hashlib.blake2b(repr(files).encode(), digest_size=12)
-    digest.update(table.classes.data)
+    digest = hashlib.blake2b(repr((files, dataset.reader)).encode(), digest_size=12)
+    digest.update(dataset.table.classes.data)
     return digest.hexdigest()

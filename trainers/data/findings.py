@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -18,6 +18,7 @@ from trainers.data.batch import SegmentationDataset
 from trainers.data.labels import UnknownLabelError
 from trainers.foundation.signals import leave_group
 
+T = TypeVar("T")
 Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
 
 
@@ -68,7 +69,7 @@ class _Findings(Dataset[Finding | BadSample]):
             return BadSample(index, _kind(error), str(error))
         height, width = sample.label.shape
         digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
-        digest.update(sample.image.numpy().data)
+        digest.update(sample.image.contiguous().numpy().data)
         counts = np.bincount(sample.label.numpy().ravel(), minlength=256)
         return Finding(index, sample.name, (height, width), counts, digest.digest())
 
@@ -85,17 +86,22 @@ def read_once(
         indices: which samples; all if not given.
     """
     indices = range(len(dataset)) if indices is None else indices
+    yield from in_order(_Findings(dataset), indices, num_workers=num_workers, title=title)
+
+
+def in_order(dataset: Dataset[T], indices: Sequence[int], *, num_workers: int, title: str) -> Iterator[T]:
+    """What a dataset has at ``indices``, made by ``num_workers`` processes, under a progress bar with this title."""
     loader = DataLoader(
-        _Findings(dataset),
+        dataset,
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,
         worker_init_fn=leave_group,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
-    findings = cast("Iterable[Finding | BadSample]", loader)
+    found = cast("Iterable[T]", loader)
     hidden = idist.get_rank() > 0
-    yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
+    yield from tqdm(found, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
 
 
 def _kind(error: Exception) -> Kind:

@@ -8,32 +8,35 @@ from pathlib import Path
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.labels import LabelTable
 from trainers.data.pairs import Pair, PairDataset
-from trainers.data.reading import IMAGE_SUFFIXES
+from trainers.data.reader import PICTURES, ImageReader
 
 
 class FolderDataset(PairDataset):
     """One split of a data set in the folder format.
 
-    It holds ``images/{split}/NAME.jpg`` (or jpeg, png), ``annotations/{split}/NAME.png`` with one class id a
-    pixel, and ``classes.txt`` with one class name a line, in the order of the ids. Palette masks are read as
+    It holds ``images/{split}/NAME.jpg`` (or what else the reader reads), ``annotations/{split}/NAME.png`` with one
+    class id a pixel, and ``classes.txt`` with one class name a line, in the order of the ids. Palette masks are read as
     indices. Masks without an image are left aside.
 
     Args:
         root: the folder that holds ``classes.txt``.
         split: name of the folders below ``images`` and ``annotations``.
         ignore_ids: ids that are void in the masks, beside 255.
+        reader: reads the images.
 
     Raises:
         FileNotFoundError: a folder or ``classes.txt`` is missing, or all masks are.
         ValueError: there is no image, two images have one name, or ``classes.txt`` is not a list of names.
     """
 
-    def __init__(self, root: str | Path, split: str, *, ignore_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, root: str | Path, split: str, *, ignore_ids: Sequence[int] = (), reader: ImageReader = PICTURES
+    ) -> None:
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"The data folder {root} does not exist; set --data.root to one that does.")
         class_names = read_class_names(root / "classes.txt")
-        images = _find_images(root / "images" / split)
+        images = _find_images(root / "images" / split, reader.suffixes)
         masks = root / "annotations" / split
         classes = {id_: id_ for id_ in range(len(class_names))} | dict.fromkeys(ignore_ids, IGNORE_INDEX)
         expected = (
@@ -44,6 +47,7 @@ class FolderDataset(PairDataset):
             [Pair(name, image, masks / f"{name}.png") for name, image in images.items()],
             class_names=class_names,
             table=LabelTable.of(classes, expected=expected),
+            reader=reader,
         )
 
 
@@ -73,16 +77,16 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
+def _find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"The image folder {folder} does not exist; check --data.root and the split's name.")
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             continue
         if path.stem in images:
             raise ValueError(f"{images[path.stem]} and {path} have one name and would share a mask; rename one.")
         images[path.stem] = path
     if not images:
-        raise ValueError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        raise ValueError(f"{folder} holds no image ({', '.join(suffixes)}).")
     return images

@@ -12,7 +12,8 @@ import torch
 
 from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.labels import LabelTable
-from trainers.data.reading import read_ids, read_image
+from trainers.data.reader import PICTURES, ImageReader
+from trainers.data.reading import read_ids
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Pair:
 
     Attributes:
         name: what messages and written files call the pair.
-        image: an image that Pillow can read.
+        image: an image that the dataset's reader can read.
         mask: a picture with one id a pixel.
     """
 
@@ -37,12 +38,20 @@ class PairDataset(SegmentationDataset):
         pairs: the files.
         class_names: K names in the order of the classes.
         table: what the ids in the masks mean.
+        reader: reads the images.
 
     Raises:
         FileNotFoundError: none of the images has a mask. One without a mask among others is told when it is read.
     """
 
-    def __init__(self, pairs: Sequence[Pair], *, class_names: Sequence[str], table: LabelTable) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        class_names: Sequence[str],
+        table: LabelTable,
+        reader: ImageReader = PICTURES,
+    ) -> None:
         if not any(pair.mask.is_file() for pair in pairs):
             raise FileNotFoundError(
                 f"None of the {len(pairs)} images has a mask: of {pairs[0].image}, it was expected at {pairs[0].mask}."
@@ -50,6 +59,7 @@ class PairDataset(SegmentationDataset):
         self.pairs = list(pairs)
         self.class_names = list(class_names)
         self.table = table
+        self.reader = reader
 
     @property
     def names(self) -> list[str]:
@@ -65,13 +75,14 @@ class PairDataset(SegmentationDataset):
 
         Raises:
             OSError: a file is missing or cannot be read.
-            ValueError: the mask holds colours or unknown ids, or differs from the image in size.
+            ValueError: the image is not what the reader reads, or the mask holds colours or unknown ids, or differs
+                from the image in size.
         """
         pair = self.pairs[index]
         if not pair.mask.is_file():
             raise FileNotFoundError(f"The image {pair.image} has no mask: expected a PNG of class ids at {pair.mask}.")
-        ids = read_ids(pair.mask)
-        image = read_image(pair.image, mask_size=(ids.shape[0], ids.shape[1]))
+        ids = read_ids(pair.mask, max_pixels=self.reader.max_pixels)
+        image = self.reader(pair.image, mask_size=(ids.shape[0], ids.shape[1]))
         if ids.shape != tuple(image.shape[1:]):
             raise ValueError(
                 f"The mask {pair.mask} is {ids.shape[1]}x{ids.shape[0]} pixels but its image is "

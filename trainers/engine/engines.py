@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -51,7 +51,7 @@ class EvalStep:
     """One batch and the class ids predicted for it; the evaluator's ``state.output``.
 
     Attributes:
-        batch: The batch, on the evaluator's device.
+        batch: The batch, its labels on the evaluator's device; its images stay where they were read.
         prediction: (B, H, W) int64 class ids.
     """
 
@@ -183,7 +183,7 @@ def create_evaluator(forward: Forward, *, num_classes: int) -> Engine:
     """
 
     def step(engine: Engine, batch: Batch) -> EvalStep:
-        batch = batch.to(forward.device, non_blocking=True)
+        batch = replace(batch, labels=batch.labels.to(forward.device, non_blocking=True))
         return EvalStep(batch=batch, prediction=predict_batch(forward, batch))
 
     evaluator = _quiet(Engine(step))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engine.engines import EvalStep, TrainStep
-from trainers.report.pictures import magnify, overlay, save_picture, side_by_side, with_legend
+from trainers.report.pictures import magnify, overlay, save_picture, side_by_side, visible, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
 from trainers.scores.metrics import SegmentationScores
 
@@ -33,15 +33,25 @@ class Logbook:
         folder: The run's folder; the log goes to ``tensorboard`` in it, overlays to ``overlays``.
         class_names: K names in the order of the label ids.
         overlays: How many of the first validation images are drawn.
+        bands: Which of their bands, see `trainers.report.pictures.visible`.
         start_iteration: Where a resumed run goes on; what was logged after it is discarded.
     """
 
-    def __init__(self, folder: Path, *, class_names: Sequence[str], overlays: int, start_iteration: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        class_names: Sequence[str],
+        overlays: int,
+        bands: Sequence[int] = (1, 2, 3),
+        start_iteration: int = 0,
+    ) -> None:
         self.log_folder = folder / LOG
         self.overlay_folder = folder / OVERLAYS
         self.overlay_folder.mkdir(parents=True, exist_ok=True)
         self._class_names = class_names
         self._overlays = overlays
+        self._bands = bands
         self._drawn = 0
         self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
 
@@ -96,7 +106,7 @@ class Logbook:
     def _draw(self, evaluator: Engine, trainer: Engine) -> None:
         step = cast("EvalStep", evaluator.state.output)
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
-            picture = validation_picture(step, index, self._class_names)
+            picture = validation_picture(step, index, self._class_names, self._bands)
             self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
             save_picture(picture, self.overlay_folder / f"{name}.png")
             self._drawn += 1
@@ -113,13 +123,16 @@ def loss_tags(step: TrainStep) -> dict[str, float]:
     return tags
 
 
-def validation_picture(step: EvalStep, index: int, class_names: Sequence[str]) -> Tensor:
+def validation_picture(step: EvalStep, index: int, class_names: Sequence[str], bands: Sequence[int]) -> Tensor:
     """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
 
     Small images are magnified, so that they are wide enough for the text.
     """
     height, width = step.batch.sizes[index]
-    image = (step.batch.images[index, :, :height, :width] * 255).round().to(torch.uint8)
+    image = step.batch.images[index, :, :height, :width]
+    if step.batch.dtypes[index] == torch.uint8:
+        image = (image * 255).round().to(torch.uint8)
+    image = visible(image, bands)
     truth = step.batch.labels[index, :height, :width]
     prediction = step.prediction[index, :height, :width]
     pictures = [
