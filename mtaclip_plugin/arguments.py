@@ -41,6 +41,40 @@ def check_weights(**options: float) -> None:
             raise ValueError(f"{name} must be a finite weight of 0 or more, got {value}")
 
 
+def check_shares(**options: float) -> None:
+    """Checks that shares lie in [0, 1].
+
+    Raises:
+        ValueError: naming the first option that does not, and what was given.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a share in [0, 1], got {value}")
+
+
+def check_depth(encoder_depth: int) -> None:
+    """Checks the number of stages of an encoder.
+
+    Raises:
+        ValueError: if it is not 3, 4 or 5.
+    """
+    if encoder_depth not in (3, 4, 5):
+        raise ValueError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
+
+
+def check_width(decoder_channels: int, *, num_heads: int) -> None:
+    """Checks the width D of a decoder.
+
+    Raises:
+        ValueError: if groups or heads can not share it evenly.
+    """
+    # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
+    if decoder_channels % 64 or decoder_channels % num_heads:
+        raise ValueError(
+            f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
+        )
+
+
 def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:
     """Checks images before a layer of the encoder refuses them with a message of its own.
 

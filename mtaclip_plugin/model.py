@@ -13,22 +13,23 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtaclip_plugin.arguments import check_choice, check_images, check_positive
-from mtaclip_plugin.classes import TextGuidedModel
+from mtaclip_plugin.arguments import check_choice, check_depth, check_images, check_positive, check_width
+from mtaclip_plugin.classes import TextGuidedModel, check_text_options
 from mtaclip_plugin.decoder import (
     InputNorm,
     MaskTextDecoder,
     MTACLIPDecoder,
+    PixelAlignmentHead,
     PixelDecoderName,
     TextPositions,
     build_pixel_decoder,
 )
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, encode, find_maps
-from mtaclip_plugin.inference import Classification, semantic_labels, semantic_logits
+from mtaclip_plugin.inference import Classification, Scoring, semantic_labels, semantic_logits
 from mtaclip_plugin.structures import MaskPrediction
-from mtaclip_plugin.text import PromptLearner, TextTower, build_bank, check_class_names
+from mtaclip_plugin.text import build_text, check_class_names
 
 
 class MTACLIP(TextGuidedModel):
@@ -72,10 +73,20 @@ class MTACLIP(TextGuidedModel):
         text_positions: one learned position for each ``"prompt"``, or each ``"token"`` (official).
         temperature: start of the contrastive temperature (official: 1.0).
         learn_temperature: whether it is trained (official: not).
+        center_text: whether text is centred on the mean of the trained names before anything reads it; not in the
+            paper, see ``TextCentering``.
         classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
-            ``"text"``, or by the ``"ensemble"`` of both.
+            ``"text"``, by the ``"ensemble"`` of both, or ``"per_name"``; this and the next six are ``scoring``.
+        query_scores: weight of the queries' masks in the scores.
+        text_masks: weight of the text queries' masks; above 0 they are predicted in training too, where
+            ``MTACLIPLoss(text_mask_weight=...)`` teaches them. Not in the paper.
+        pixel_scores: weight of the pixels' own likeness to text; above 0 it is predicted in training too, where
+            ``MTACLIPLoss(pixel_weight=...)`` teaches it. Not in the paper.
+        trained_text: see ``Scoring``.
+        untrained_text: see ``Scoring``.
+        calibration: see ``Scoring``.
         untrained_names: class names that the class head was never trained on: while there are any, evaluation
-            classifies by text alone. ``set_class_names`` keeps this record.
+            classifies by text, ``"per_name"`` or alone. ``set_class_names`` keeps this record.
         aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
         kwargs: passed to timm; smp's own encoders take ``output_stride`` alone.
 
@@ -123,7 +134,14 @@ class MTACLIP(TextGuidedModel):
         text_positions: TextPositions = "prompt",
         temperature: float = 0.07,
         learn_temperature: bool = True,
+        center_text: bool = False,
         classification: Classification = "learned",
+        query_scores: float = 1.0,
+        text_masks: float = 0.0,
+        pixel_scores: float = 0.0,
+        trained_text: float = 0.0,
+        untrained_text: float = 1.0,
+        calibration: float = 0.0,
         untrained_names: Sequence[str] | None = None,
         aux_params: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -132,21 +150,22 @@ class MTACLIP(TextGuidedModel):
         check_choice("pixel_decoder", pixel_decoder, PixelDecoderName)
         check_choice("input_norm", input_norm, InputNorm)
         check_choice("text_positions", text_positions, TextPositions)
-        check_choice("classification", classification, Classification)
-        if encoder_depth not in (3, 4, 5):
-            raise ValueError(f"encoder_depth must be 3, 4 or 5, got {encoder_depth}")
         check_positive(in_channels=in_channels, classes=classes, num_queries=num_queries)
         check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
         check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
         check_positive(pixel_decoder_layers=pixel_decoder_layers, pixel_decoder_ffn=pixel_decoder_ffn)
-        # GroupNorm has 32 groups, and in training a group needs two values where a map is a single cell.
-        if decoder_channels % 64 or decoder_channels % num_heads:
-            raise ValueError(
-                f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
-            )
-        if classification != "learned" and text_encoder is None:
-            raise ValueError(f"classification='{classification}' needs text, but text_encoder is None")
-        self.classification = classification
+        check_depth(encoder_depth)
+        check_width(decoder_channels, num_heads=num_heads)
+        scoring = Scoring(
+            classification=classification,
+            query_scores=query_scores,
+            text_masks=text_masks,
+            pixel_scores=pixel_scores,
+            trained_text=trained_text,
+            untrained_text=untrained_text,
+            calibration=calibration,
+        )
+        check_text_options(text_encoder, scoring, classes=classes, center_text=center_text)
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
             self.class_names = check_class_names(class_names, classes)
@@ -156,27 +175,25 @@ class MTACLIP(TextGuidedModel):
         if unknown := [name for name in self.untrained_names if name not in (self.class_names or ())]:
             raise ValueError(f"untrained_names has '{unknown[0]}', which is not among the class names")
 
-        self.prompts = None
-        visual: nn.Module | None = None
+        text = build_text(
+            text_encoder,
+            text_pretrained,
+            class_names=self.class_names or (),
+            num_prompts=num_prompts,
+            context_length=context_length,
+            text_embeddings=text_embeddings,
+            bank_shape=bank_shape,
+        )
+        self.prompts = text.prompts
         if text_encoder == "bank":
-            self.prompts = build_bank(text_embeddings, bank_shape, classes)
             self._write_config()
-        elif text_embeddings is not None:
-            raise ValueError(f"text_embeddings need text_encoder='bank', got text_encoder={text_encoder!r}")
-        elif text_encoder is not None:
-            assert self.class_names is not None
-            tower = TextTower(text_encoder, text_pretrained)
-            visual, tower.visual = tower.visual, None
-            self.prompts = PromptLearner(
-                tower, self.class_names, num_prompts=num_prompts, context_length=context_length
-            )
-
+        shape = None if self.prompts is None else (self.prompts.num_prompts, self.prompts.text_channels)
         self.encoder = build_encoder(
             encoder_name,
             in_channels=in_channels,
             depth=encoder_depth,
             weights=encoder_weights,
-            visual=visual,
+            visual=text.visual,
             **kwargs,
         )
         maps = find_maps(self.encoder, in_channels)
@@ -200,12 +217,14 @@ class MTACLIP(TextGuidedModel):
                 num_layers=decoder_layers,
                 num_heads=num_heads,
                 feedforward_channels=decoder_ffn,
-                text_shape=None if self.prompts is None else (self.prompts.num_prompts, self.prompts.text_channels),
+                text_shape=shape,
                 input_norm=input_norm,
                 text_positions=text_positions,
+                text_masks=text_masks > 0,
                 temperature=temperature,
                 learn_temperature=learn_temperature,
             ),
+            PixelAlignmentHead(decoder_channels, shape[1]) if shape and pixel_scores > 0 else None,
         )
         self.classification_head = None
         if aux_params is not None:
@@ -213,6 +232,8 @@ class MTACLIP(TextGuidedModel):
         self.name = f"mtaclip-{encoder_name}"
         self.initialize()
         self._hold_text(classes)
+        self.text_centering = self._centering() if center_text else None
+        self.scoring = scoring
 
     def initialize(self) -> None:
         """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""
@@ -238,7 +259,7 @@ class MTACLIP(TextGuidedModel):
         prediction = self._predict_masks(x, auxiliary=return_masks)
         if return_masks:
             return prediction
-        logits = semantic_logits(prediction, self.current_classification())
+        logits = semantic_logits(prediction, self.current_scoring())
         return logits if prediction.labels is None else (logits, prediction.labels)
 
     @torch.no_grad()  # under inference_mode, as predict is, torch.compile could not trace it
@@ -258,7 +279,7 @@ class MTACLIP(TextGuidedModel):
         """
         if self.training:
             self.eval()
-        return semantic_labels(self._predict_masks(x, auxiliary=False), self.current_classification())
+        return semantic_labels(self._predict_masks(x, auxiliary=False), self.current_scoring())
 
     def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
         """The last prediction; with ``auxiliary``, the ones before it come along."""
@@ -273,19 +294,9 @@ class MTACLIP(TextGuidedModel):
         )
         pyramid = self.decoder.pyramid(features)
         del features  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
-        outputs, mask_features = self.decoder(pyramid, self._current_text(), auxiliary=auxiliary)
-        layers = [
-            MaskPrediction(
-                class_logits=output.class_logits,
-                mask_embed=output.mask_embed,
-                mask_features=mask_features,
-                text_logits=output.text_logits,
-                image_size=(height, width),
-                padded_size=(height + bottom, width + right),
-            )
-            for output in outputs
-        ]
-        return replace(layers[-1], auxiliary=tuple(layers[:-1]), labels=labels)
+        decoded = self.decoder(pyramid, self._text_to_read(), auxiliary=auxiliary)
+        prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
+        return prediction if labels is None else replace(prediction, labels=labels)
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

@@ -21,6 +21,10 @@ class MaskPrediction:
         padded_size: (H', W') after padding right and bottom; h = H'/4, w = W'/4.
         auxiliary: the predictions before this one, in order: before the first layer, after the first layer, ...
         labels: (B, C) image-level logits of the auxiliary classification head; ``None`` without ``aux_params``.
+        text_mask_embed: (B, K, D) one embedding for each class, the mean over its text queries; ``None`` unless the
+            model has ``text_masks``.
+        pixel_logits: (B, K, h, w) similarity of pixels and text, times a scale; ``None`` unless the model has
+            ``pixel_scores``. The predictions before the last have none: mask features are the same for all.
     """
 
     class_logits: Tensor
@@ -31,11 +35,20 @@ class MaskPrediction:
     padded_size: tuple[int, int]
     auxiliary: tuple[MaskPrediction, ...] = ()
     labels: Tensor | None = None
+    text_mask_embed: Tensor | None = None
+    pixel_logits: Tensor | None = None
 
     @property
     def mask_logits(self) -> Tensor:
         """(B, Q, h, w) mask logits at stride 4 of the padded image, computed at each access."""
         return torch.einsum("bqd,bdhw->bqhw", self.mask_embed, self.mask_features)
+
+    @property
+    def text_mask_logits(self) -> Tensor | None:
+        """(B, K, h, w) mask logits of the classes' text queries, computed at each access; ``None`` without them."""
+        if self.text_mask_embed is None:
+            return None
+        return torch.einsum("bkd,bdhw->bkhw", self.text_mask_embed, self.mask_features)
 
     @property
     def layers(self) -> tuple[MaskPrediction, ...]:

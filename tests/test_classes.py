@@ -13,6 +13,7 @@ import torch
 
 import mtaclip_plugin as mta
 from mtaclip_plugin.inference import scores_to_logits, semantic_scores
+from mtaclip_plugin.text import PromptLearner
 from tests.test_model import NAMES, build
 
 OTHERS = ["zebra", "cat", "road", "wooden fence"]
@@ -179,7 +180,7 @@ def test_baking_keeps_the_outputs_to_the_bit(training: bool) -> None:
     image = torch.randn(1, 3, 50, 70, dtype=torch.float64)
     expected = model(image)
     model.train(training).bake_text()
-    assert not any(isinstance(module, mta.model.PromptLearner) for module in model.modules())
+    assert not any(isinstance(module, PromptLearner) for module in model.modules())
     assert torch.equal(model.eval()(image), expected)
     model.bake_text()
     assert torch.equal(model(image), expected)

@@ -116,7 +116,7 @@ class Study:
         costs: dict[tuple[str, str], Costs] = {}
         for encoder in dict.fromkeys(encoder for _, encoder in firsts):
             files = {
-                name: self.folder / "costs" / f"{trial.key}.json"
+                name: self.folder / "costs" / trial.record_file(self.folder).name
                 for (name, its), trial in firsts.items()
                 if its == encoder
             }

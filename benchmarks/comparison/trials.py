@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args
 
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +25,7 @@ from trainers.evaluate import evaluate
 from trainers.foundation.errors import UserError
 from trainers.models import is_mtaclip, text_options
 from trainers.options.config import Config, LossConfig, ModelConfig
-from trainers.options.parsing import config_to_yaml
+from trainers.options.parsing import config_from_yaml, config_to_yaml
 from trainers.report.logbook import LOG, SCORES
 from trainers.run.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint
 from trainers.scores.metrics import SegmentationScores
@@ -32,7 +33,7 @@ from trainers.train import train
 
 RUNS, RECORDS = "runs", "records"
 LOG_FILE = "log.txt"
-CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
+CLASSIFICATIONS: tuple[Classification, ...] = ("learned", "text", "ensemble")
 
 
 class StoppedError(UserError):
@@ -75,8 +76,14 @@ class Trial:
         return config if is_mtaclip(config.model.arch) else replace(config, loss=LossConfig())
 
     def record_file(self, folder: Path) -> Path:
-        """Where its record is, once it is trained."""
-        return folder / RECORDS / f"{self.key}.json"
+        """Where its record is, once it is trained.
+
+        Options that came later change the names of trainings, not what was trained: a record of before is known by
+        its options, which have their defaults for these.
+        """
+        file = folder / RECORDS / f"{self.key}.json"
+        others = () if file.exists() else (folder / RECORDS).glob("*.json")
+        return next((other for other in others if _recorded_key(other) == self.key), file)
 
     def load_record(self, folder: Path) -> Record | None:
         """Its record under the trial's own names, or ``None`` where there is none."""
@@ -87,6 +94,16 @@ class Trial:
         if self.every_classification and _has_text(self.config.model) and not record.evaluations:
             return None
         return replace(record, contender=self.contender, encoder=self.encoder)
+
+
+@cache
+def _recorded_key(file: Path) -> str | None:
+    """The key that the training of a record has now; ``None`` where it has options that there are no more."""
+    record = load_record(file)
+    try:
+        return Trial(record.contender, config_from_yaml(record.config)).key
+    except (UserError, ArgumentError):
+        return None
 
 
 def _read_options(model: ModelConfig) -> ModelConfig:
@@ -158,7 +175,7 @@ def _evaluations(checkpoint: Checkpoint) -> dict[str, Scores]:
     assert scores is not None
     if not _has_text(model):
         return {}
-    evaluations = {model.classification: scores}
+    evaluations: dict[Classification, SegmentationScores] = {model.classification: scores}
     for way in CLASSIFICATIONS:
         if way not in evaluations:
             device = checkpoint.config.train.device

@@ -3,12 +3,14 @@
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, PixelDecoderName, build_pixel_decoder
+from mtaclip_plugin.decoder.pixel_text import PixelAlignmentHead
 
 __all__ = [
     "DeformablePixelDecoder",
     "InputNorm",
     "MTACLIPDecoder",
     "MaskTextDecoder",
+    "PixelAlignmentHead",
     "PixelDecoderName",
     "TextPositions",
     "build_pixel_decoder",

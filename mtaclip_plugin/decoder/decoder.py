@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.heads import TokenPrediction
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
 from mtaclip_plugin.decoder.pixel_decoder import PixelDecoder
+from mtaclip_plugin.decoder.pixel_text import PixelAlignmentHead
 from mtaclip_plugin.encoders import StridePyramid
+from mtaclip_plugin.structures import MaskPrediction
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderOutput:
+    """What the decoder makes of an image.
+
+    Attributes:
+        predictions: those of the tokens, in order.
+        mask_features: (B, D, h, w).
+        pixel_logits: (B, K, h, w); ``None`` where pixels are not compared with text.
+    """
+
+    predictions: list[TokenPrediction]
+    mask_features: Tensor
+    pixel_logits: Tensor | None
+
+    def to_prediction(self, image_size: tuple[int, int], padded_size: tuple[int, int]) -> MaskPrediction:
+        """The last prediction of the tokens with the mask features, and those before it.
+
+        Args:
+            image_size: (H, W) of the image as it was given.
+            padded_size: (H', W') after padding right and bottom.
+        """
+        *auxiliary, last = (
+            MaskPrediction(
+                class_logits=tokens.class_logits,
+                mask_embed=tokens.mask_embed,
+                mask_features=self.mask_features,
+                text_logits=tokens.text_logits,
+                image_size=image_size,
+                padded_size=padded_size,
+                text_mask_embed=tokens.text_mask_embed,
+            )
+            for tokens in self.predictions
+        )
+        return replace(last, auxiliary=tuple(auxiliary), pixel_logits=self.pixel_logits)
 
 
 class MTACLIPDecoder(nn.Module):
@@ -19,6 +58,7 @@ class MTACLIPDecoder(nn.Module):
         pyramid: makes maps at strides 4 to 32 of an encoder's maps.
         pixel_decoder: makes mask features and memories of them.
         mask_text_decoder: makes predictions of those and of text.
+        pixel_head: compares mask features with text; ``None`` for not.
     """
 
     def __init__(
@@ -26,25 +66,25 @@ class MTACLIPDecoder(nn.Module):
         pyramid: StridePyramid,
         pixel_decoder: PixelDecoder,
         mask_text_decoder: MaskTextDecoder,
+        pixel_head: PixelAlignmentHead | None = None,
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.pixel_decoder = pixel_decoder
         self.mask_text_decoder = mask_text_decoder
+        self.pixel_head = pixel_head
 
-    def forward(
-        self, pyramid: Sequence[Tensor], text: Tensor | None, *, auxiliary: bool
-    ) -> tuple[list[TokenPrediction], Tensor]:
+    def forward(self, pyramid: Sequence[Tensor], text: Tensor | None, *, auxiliary: bool) -> DecoderOutput:
         """Decodes what ``self.pyramid`` made; the caller, who holds the encoder's maps, calls that one.
 
         Args:
             pyramid: four maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32.
             text: (P, K+1, T) text embeddings; ``None`` without text.
             auxiliary: whether to predict at every layer.
-
-        Returns:
-            The predictions in order, and the mask features (B, D, h, w).
         """
-        pixel_features = self.pixel_decoder(pyramid)
-        predictions = self.mask_text_decoder(pixel_features, text, auxiliary=auxiliary)
-        return predictions, pixel_features.mask_features
+        features = self.pixel_decoder(pyramid)
+        predictions = self.mask_text_decoder(features, text, auxiliary=auxiliary)
+        pixel_logits = None
+        if self.pixel_head is not None and text is not None:
+            pixel_logits = self.pixel_head(features.mask_features, text)
+        return DecoderOutput(predictions, features.mask_features, pixel_logits)

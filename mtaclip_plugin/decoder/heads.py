@@ -15,6 +15,12 @@ MAX_LOGIT_SCALE = 100.0
 """CLIP's own bound: a learned temperature must not turn the softmax into an argmax."""
 
 
+def bounded_scale(log_scale: Tensor) -> Tensor:
+    """The scale of a learned logarithm, bounded, and yet it can come down again."""
+    scale = log_scale.exp()
+    return scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()
+
+
 @dataclass(frozen=True)
 class TokenPrediction:
     """What one layer's tokens predict, before they meet the mask features.
@@ -23,11 +29,13 @@ class TokenPrediction:
         class_logits: (B, Q, K+1).
         mask_embed: (B, Q, D).
         text_logits: (B, Q, P, K+1); ``None`` without text.
+        text_mask_embed: (B, K, D); ``None`` where text queries have no masks of their own.
     """
 
     class_logits: Tensor
     mask_embed: Tensor
     text_logits: Tensor | None
+    text_mask_embed: Tensor | None
 
 
 class MaskHead(nn.Module):
@@ -94,8 +102,7 @@ class TextAlignmentHead(nn.Module):
         """
         update = self.text_norm(self.text_projection(text_tokens)).unflatten(1, text.shape[:2])
         masks = self.mask_projection(mask_tokens)
-        scale = self.logit_scale.exp()
-        scale = scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()  # bounded, and yet can come down again
+        scale = bounded_scale(self.logit_scale)
         with torch.autocast(masks.device.type, enabled=False):  # the scale would blow up rounded cosines
             dtype = self.gamma.dtype
             enhanced = F.normalize(text.to(dtype) + self.gamma * update.to(dtype), dim=-1)
@@ -133,13 +140,16 @@ class PredictionHead(nn.Module):
                 channels, text_channels, temperature=temperature, learn_temperature=learn_temperature
             )
 
-    def forward(self, hidden: Tensor, mask_embed: Tensor, text: Tensor | None) -> TokenPrediction:
+    def forward(
+        self, hidden: Tensor, mask_embed: Tensor, text: Tensor | None, text_mask_embed: Tensor | None = None
+    ) -> TokenPrediction:
         """Predicts from all tokens of a layer.
 
         Args:
             hidden: (B, Q + P·(K+1), D), tokens after ``norm``.
             mask_embed: (B, Q, D), what ``mask_head`` made of the mask tokens.
             text: (P, K+1, T); ``None`` without text.
+            text_mask_embed: (B, P·(K+1), D), what it made of the text tokens, where these have masks of their own.
 
         Returns:
             The layer's prediction.
@@ -149,4 +159,7 @@ class PredictionHead(nn.Module):
         text_logits = None
         if self.text_head is not None and text is not None:
             text_logits = recomputed(self.text_head, mask_tokens, text_tokens, text)
-        return TokenPrediction(self.class_head(mask_tokens), mask_embed, text_logits)
+        if text is not None and text_mask_embed is not None:
+            # The mask of a class is that of all its prompts; "none" has no mask.
+            text_mask_embed = text_mask_embed.unflatten(1, text.shape[:2]).mean(1)[:, :-1]
+        return TokenPrediction(self.class_head(mask_tokens), mask_embed, text_logits, text_mask_embed)

@@ -34,6 +34,8 @@ class MaskTextDecoder(nn.Module):
             the mask queries start as Mask2Former's do.
         text_positions: a learned position for each ``"prompt"`` leaves the decoder equivariant to the order of the
             classes and the class list free to change; one for each ``"token"`` is the official code's way.
+        text_masks: whether the masks of text queries are predicted too, with gradient; else they say where these look
+            and nothing else.
         temperature: see ``TextAlignmentHead``.
         learn_temperature: see ``TextAlignmentHead``.
     """
@@ -50,12 +52,14 @@ class MaskTextDecoder(nn.Module):
         text_shape: tuple[int, int] | None = None,
         input_norm: InputNorm = "text",
         text_positions: TextPositions = "prompt",
+        text_masks: bool = False,
         temperature: float = 0.07,
         learn_temperature: bool = True,
     ) -> None:
         super().__init__()
         self.num_queries = num_queries
         self.input_norm = input_norm
+        self.text_masks = text_masks
         self.mask_queries = nn.Embedding(num_queries, channels)
         self.mask_positions = nn.Embedding(num_queries, channels)
         self.level_embedding = nn.Embedding(3, channels)
@@ -90,27 +94,29 @@ class MaskTextDecoder(nn.Module):
         resized = self._resized_mask_features(features)
 
         predictions = []
-        hidden = self.head.norm(tokens)
-        mask_embed = self.head.mask_head(hidden[:, : self.num_queries])
+        hidden, mask_embed, text_embed = self._embed(tokens)
         for index, layer in enumerate(self.layers):
             if auxiliary:
-                predictions.append(self.head(hidden, mask_embed, text))
+                predictions.append(self.head(hidden, mask_embed, text, text_embed))
             level = index % len(memories)
-            mask = attention_mask(self._with_text(mask_embed, hidden), resized[level])
+            mask = attention_mask(self._of_all_tokens(hidden, mask_embed, text_embed), resized[level])
             tokens = layer(tokens, positions, memories[level], memory_keys[level], mask)
-            hidden = self.head.norm(tokens)
-            mask_embed = self.head.mask_head(hidden[:, : self.num_queries])
-        predictions.append(self.head(hidden, mask_embed, text))
+            hidden, mask_embed, text_embed = self._embed(tokens)
+        predictions.append(self.head(hidden, mask_embed, text, text_embed))
         return predictions
 
-    @torch.no_grad()
-    def _with_text(self, mask_embed: Tensor, hidden: Tensor) -> Tensor:
-        """Mask embeddings (B, N, D) of all tokens, of those of the mask tokens (B, Q, D).
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normed tokens (B, N, D), mask embeddings (B, Q, D) of mask tokens and, if asked for, of text tokens."""
+        hidden = self.head.norm(tokens)
+        mask_embed = self.head.mask_head(hidden[:, : self.num_queries])
+        return hidden, mask_embed, self.head.mask_head(hidden[:, self.num_queries :]) if self.text_masks else None
 
-        The masks of text tokens say where these look and nothing else, so no gradient needs them.
-        """
-        text_tokens = hidden[:, self.num_queries :].detach()
-        return torch.cat([mask_embed, self.head.mask_head(text_tokens)], 1)
+    @torch.no_grad()
+    def _of_all_tokens(self, hidden: Tensor, mask_embed: Tensor, text_embed: Tensor | None) -> Tensor:
+        """Mask embeddings (B, N, D) of all tokens, which say where these look; no gradient needs them for that."""
+        if text_embed is None:
+            text_embed = self.head.mask_head(hidden[:, self.num_queries :].detach())
+        return torch.cat([mask_embed, text_embed], 1)
 
     def _tokens(self, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """All tokens (N, D) before the first layer and their positions (N, D)."""

@@ -1,4 +1,4 @@
-"""Masks at the size of the image, a band of rows after the other, so that never all of them lie in memory."""
+"""Maps at the size of the image, a band of rows after the other, so that never all of them lie in memory."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from torch import Tensor
 from mtaclip_plugin.structures import MaskPrediction
 
 BAND_BYTES = 16 * 2**20
-"""What masks and scores of a band may take: little beside a model, yet work enough for many cores."""
+"""What maps and scores of a band may take: little beside a model, yet work enough for many cores."""
 
 
-def full_masks(prediction: MaskPrediction) -> Tensor:
-    """Masks of the image as it was given, padding cut off.
+def full_maps(maps: Tensor, prediction: MaskPrediction) -> Tensor:
+    """Maps resized to the image as it was given, padding cut off.
 
     Args:
-        prediction: the model's prediction.
+        maps: (B, N, h, w) float32, at stride 4 of the padded image.
+        prediction: whose sizes are meant.
 
     Returns:
-        (B, Q, H, W) float32 in [0, 1].
+        (B, N, H, W) float32.
     """
     height, width = prediction.image_size
-    return _resized(prediction.mask_logits.float(), prediction.padded_size)[..., :height, :width].sigmoid()
+    return _resized(maps, prediction.padded_size)[..., :height, :width]
 
 
-def mask_bands(prediction: MaskPrediction, *, num_classes: int) -> Iterator[tuple[slice, Tensor]]:
-    """Gives ``full_masks`` band by band.
+def map_bands(maps: Tensor, prediction: MaskPrediction, *, num_classes: int) -> Iterator[tuple[slice, Tensor]]:
+    """Gives ``full_maps`` band by band.
 
     Args:
-        prediction: the model's prediction.
-        num_classes: K; the scores of a band count in its memory as the masks do.
+        maps: (B, N, h, w) float32, at stride 4 of the padded image.
+        prediction: whose sizes are meant.
+        num_classes: K; the scores of a band count in its memory as the maps do.
 
     Yields:
-        The rows of a band, and its masks (B, Q, rows, W).
+        The rows of a band, and its maps (B, N, rows, W).
     """
-    mask_logits = prediction.mask_logits.float()
     (height, width), (padded_height, padded_width) = prediction.image_size, prediction.padded_size
-    batch, num_queries, cells, _ = mask_logits.shape
+    batch, count, cells, _ = maps.shape
     stride = padded_height // cells
-    step = max(1, BAND_BYTES // (4 * batch * (num_queries + num_classes) * stride * padded_width))
+    step = max(1, BAND_BYTES // (4 * batch * (count + num_classes) * stride * padded_width))
     for top in range(0, -(-height // stride), step):
         bottom = min(top + step, cells)
         # Rows of the band look at one more cell above and below it: with these they are those of the whole image.
         first, last = max(top - 1, 0), min(bottom + 1, cells)
-        resized = _resized(mask_logits[:, :, first:last], ((last - first) * stride, padded_width))
+        resized = _resized(maps[:, :, first:last], ((last - first) * stride, padded_width))
         rows = slice(top * stride, min(bottom * stride, height))
-        yield rows, resized[:, :, rows.start - first * stride : rows.stop - first * stride, :width].sigmoid()
+        yield rows, resized[:, :, rows.start - first * stride : rows.stop - first * stride, :width]
 
 
 def in_one_piece(*sources: Tensor) -> bool:
@@ -58,5 +59,5 @@ def in_one_piece(*sources: Tensor) -> bool:
     return torch.is_grad_enabled() and any(source.requires_grad for source in sources)
 
 
-def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Literal
 
 import torch
@@ -12,10 +10,12 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_choice, check_weights
 from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
+from mtaclip_plugin.losses.known import check_known, labelled_shares, own_shares, without_unknown
 from mtaclip_plugin.losses.masks import mask_losses
 from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher
-from mtaclip_plugin.losses.normalizers import LossNormalizers
-from mtaclip_plugin.losses.points import PointSource
+from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
+from mtaclip_plugin.losses.pixels import pixel_losses
+from mtaclip_plugin.losses.points import PointSource, check_points
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
 from mtaclip_plugin.structures import MaskPrediction
 
@@ -49,6 +49,8 @@ class MTACLIPLoss(nn.Module):
         contrastive_weight: float = 1.0,
         assignment: Assignment = "hungarian",
         absent_mask_weight: float = 0.0,
+        text_mask_weight: float = 0.0,
+        pixel_weight: float = 0.0,
         no_object_weight: float = 0.1,
         contrastive_mode: ContrastiveMode = "mixneg",
         num_points: int = 12544,
@@ -71,6 +73,13 @@ class MTACLIPLoss(nn.Module):
                 does not hold. Each of them counts as a mask of a present class does by ``mask_weight``, and their sum
                 is divided by the number of the present ones too. Only with the assignment "by_class", where it is
                 known whose they are; not in the paper, where unmatched queries learn no mask.
+            text_mask_weight: weight of the losses of the text queries' masks: a class that an image shows has its
+                masks' binary cross-entropy, by ``mask_weight``, and dice loss, by ``dice_weight``, at the points of the
+                query that is matched with it; an absent one the cross-entropy, by ``mask_weight``, of an empty mask at
+                the random points. All are divided as the queries' are. Not in the paper; for a model with
+                ``text_masks``.
+            pixel_weight: weight of :func:`pixel_losses`, whose cross-entropy is divided by the number of labelled
+                pixels, and whose dice by the number of masks. Not in the paper; for a model with ``pixel_scores``.
             no_object_weight: weight of the class "none", in the class and contrastive loss.
             contrastive_mode: see :func:`contrastive_loss`.
             num_points: points at which each mask is compared, in matching and in the losses.
@@ -96,24 +105,21 @@ class MTACLIPLoss(nn.Module):
         check_choice("mask_normalizer", mask_normalizer, MaskNormalizer)
         check_weights(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
         check_weights(contrastive_weight=contrastive_weight, no_object_weight=no_object_weight)
-        check_weights(absent_mask_weight=absent_mask_weight)
+        check_weights(absent_mask_weight=absent_mask_weight, text_mask_weight=text_mask_weight)
+        check_weights(pixel_weight=pixel_weight)
         self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         check_weights(**{f"class_weights[{k}]": weight for k, weight in enumerate(self.class_weights or ())})
-        if not (num_points >= 1 and 1 <= oversample_ratio < math.inf and 0 <= importance_ratio <= 1):
-            raise ValueError(
-                "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
-                f"{num_points}, {oversample_ratio} and {importance_ratio}."
-            )
         if absent_mask_weight > 0 and assignment != "by_class":
             raise ValueError(
                 f"absent_mask_weight={absent_mask_weight} needs the assignment 'by_class', where each query has a "
                 f"class that can be absent; with the assignment {assignment!r} it must be 0."
             )
-        if absent_mask_weight > 0 and int(importance_ratio * num_points) == num_points:
-            raise ValueError(
-                f"absent_mask_weight={absent_mask_weight} needs random points, of which importance_ratio="
-                f"{importance_ratio} leaves none; lower it."
-            )
+        check_points(
+            num_points,
+            oversample_ratio,
+            importance_ratio,
+            needing_random={"absent_mask_weight": absent_mask_weight, "text_mask_weight": text_mask_weight},
+        )
         self.matcher = (
             ClassMatcher()
             if assignment == "by_class"
@@ -124,6 +130,8 @@ class MTACLIPLoss(nn.Module):
         self.dice_weight = dice_weight
         self.contrastive_weight = contrastive_weight
         self.absent_mask_weight = absent_mask_weight
+        self.text_mask_weight = text_mask_weight
+        self.pixel_weight = pixel_weight
         self.no_object_weight = no_object_weight
         self.contrastive_mode: ContrastiveMode = contrastive_mode
         self.num_points = num_points
@@ -140,9 +148,10 @@ class MTACLIPLoss(nn.Module):
         target: Tensor,
         generator: PointSource = None,
         normalizers: LossNormalizers | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """The sum of :meth:`terms`, a scalar; same arguments."""
-        terms = self.terms(prediction, target, generator, normalizers)
+        terms = self.terms(prediction, target, generator, normalizers, known)
         return torch.stack(list(terms.values())).sum()
 
     def terms(
@@ -151,6 +160,7 @@ class MTACLIPLoss(nn.Module):
         target: Tensor,
         generator: PointSource = None,
         normalizers: LossNormalizers | None = None,
+        known: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses of each prediction, scalars.
 
@@ -163,13 +173,19 @@ class MTACLIPLoss(nn.Module):
             normalizers: where gradients are accumulated over micro-batches, the sum of their
                 :meth:`normalizers` in this process; this batch's own if ``None``. The mean over all processes
                 is taken here.
+            known: (B, K) bool, which classes each image is annotated for; all if ``None``. What is predicted for the
+                others changes nothing: they are in no softmax, no cost and no mask that must be empty. A query that
+                is matched with nothing is "none" as far as its mask lies on labelled pixels
+                (:func:`labelled_shares`), and with ``by_class`` not at all where its class is unknown.
 
         Returns:
-            "{i}/class", "{i}/mask", "{i}/dice", with text "{i}/contrastive" and with ``absent_mask_weight``
-            "{i}/absent", for each i in ``prediction.layers``: 0 is the prediction before the first layer.
+            "{i}/class", "{i}/mask", "{i}/dice", with text "{i}/contrastive", with ``absent_mask_weight`` "{i}/absent",
+            with ``text_mask_weight`` "{i}/text_mask", "{i}/text_dice" and "{i}/text_absent", for each i in
+            ``prediction.layers``: 0 is the prediction before the first layer. With ``pixel_weight``
+            "pixels/cross_entropy" and "pixels/dice".
 
         Raises:
-            ValueError: If the target does not fit the prediction, or holds another id.
+            ValueError: If the target does not fit the prediction or ``known``, or holds another id.
         """
         if not isinstance(prediction, MaskPrediction):
             raise ValueError(
@@ -189,11 +205,12 @@ class MTACLIPLoss(nn.Module):
         mask_divisor = divisors.masks if self.mask_normalizer == "masks" else divisors.class_weights
 
         first = 0 if self.supervise_initial else min(1, len(prediction.auxiliary))
-        layers = prediction.layers[first:]
+        layers: Sequence[MaskPrediction] = prediction.layers[first:]
+        if known is not None:
+            check_known(known, targets)
+            layers = without_unknown(layers, known)
         matches = self.matcher(layers, targets, generator)
         labels = matches.query_labels(num_queries, none=none)
-        # By class, query k is matched in every layer, or in none if the image does not hold class k.
-        absent = labels[0, :, :none] == none if self.absent_mask_weight > 0 else None
         weights = torch.tensor(self._all_class_weights(none), device=labels.device)
 
         terms = {}
@@ -205,29 +222,48 @@ class MTACLIPLoss(nn.Module):
                 num_points=self.num_points,
                 oversample_ratio=self.oversample_ratio,
                 importance_ratio=self.importance_ratio,
-                empty=absent,
+                # By class, query k is matched in every layer, or in none if the image does not hold class k.
+                empty=targets.absent(known) if self.absent_mask_weight > 0 else None,
+                empty_text=targets.absent(known) if self.text_mask_weight > 0 else None,
                 generator=generator,
             )
+            shares = None
+            if known is not None and isinstance(self.matcher, ClassMatcher):
+                shares = own_shares(labels, known)
+            elif known is not None:
+                shares = labelled_shares(layers, targets, labels, known, self.num_points, generator)
             for index, layer in enumerate(layers):
                 name, layer_labels = str(first + index), labels[index].flatten()
+                layer_shares = None if shares is None else shares[index].flatten()
                 terms[f"{name}/class"] = self.class_weight * class_loss(
                     layer.class_logits.float().flatten(0, 1),
                     layer_labels,
                     weights,
                     normalizer=divisors.class_weights,
+                    shares=layer_shares,
                 )
                 terms[f"{name}/mask"] = self.mask_weight * masks.bce[index] / mask_divisor
                 terms[f"{name}/dice"] = self.dice_weight * masks.dice[index] / mask_divisor
                 if masks.empty_bce is not None:
                     terms[f"{name}/absent"] = self.absent_mask_weight * masks.empty_bce[index] / mask_divisor
+                if masks.text is not None:
+                    text_weight = self.text_mask_weight / mask_divisor
+                    terms[f"{name}/text_mask"] = text_weight * self.mask_weight * masks.text.bce[index]
+                    terms[f"{name}/text_dice"] = text_weight * self.dice_weight * masks.text.dice[index]
+                    terms[f"{name}/text_absent"] = text_weight * self.mask_weight * masks.text.empty_bce[index]
                 if layer.text_logits is not None:
+                    query_weights = weights[layer_labels]
                     terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
                         layer.text_logits.float().flatten(0, 1),
                         layer_labels,
-                        weights[layer_labels],
+                        query_weights if layer_shares is None else query_weights * layer_shares,
                         mode=self.contrastive_mode,
                         normalizer=divisors.class_weights,
                     )
+            if self.pixel_weight > 0:
+                pixels = pixel_losses(prediction, targets, known=known)
+                terms["pixels/cross_entropy"] = self.pixel_weight * pixels.cross_entropy / divisors.pixels
+                terms["pixels/dice"] = self.pixel_weight * pixels.dice / divisors.masks
         return terms
 
     def normalizers(self, target: Tensor, *, num_queries: int, num_classes: int) -> LossNormalizers:
@@ -245,24 +281,10 @@ class MTACLIPLoss(nn.Module):
 
     def _normalizers(self, targets: MaskTargets, num_queries: int) -> LossNormalizers:
         weights = self._all_class_weights(targets.num_classes)
-        counts = targets.mask_counts(num_queries)
-        matched = sum(
-            count * fmean(weights[k] for k in classes)
-            for classes, count in zip(targets.classes, counts, strict=True)
-            if classes
-        )
-        total = matched + self.no_object_weight * (num_queries * len(counts) - sum(counts))
-        return LossNormalizers(masks=float(sum(counts)), class_weights=total)
+        return LossNormalizers.of(targets, num_queries, weights, count_pixels=self.pixel_weight > 0)
 
     def _all_class_weights(self, num_classes: int) -> list[float]:
-        """K+1 weights, the last of them for "none"."""
-        weights = [1.0] * num_classes if self.class_weights is None else self.class_weights
-        if len(weights) != num_classes:
-            raise ValueError(
-                f"class_weights has {len(weights)} weights, but there are K={num_classes} classes: give one "
-                'for each, and set that of "none" by no_object_weight.'
-            )
-        return [*weights, self.no_object_weight]
+        return all_class_weights(self.class_weights, self.no_object_weight, num_classes)
 
     def _targets(self, target: Tensor, num_classes: int, padded_size: tuple[int, int] | None) -> MaskTargets:
         return MaskTargets.from_label_map(

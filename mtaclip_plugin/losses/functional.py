@@ -99,7 +99,9 @@ def pairwise_mask_dice(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor
     return 1 - (2 * overlap + 1) / (size + 1)
 
 
-def class_loss(logits: Tensor, labels: Tensor, class_weights: Tensor, *, normalizer: float) -> Tensor:
+def class_loss(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, *, normalizer: float, shares: Tensor | None = None
+) -> Tensor:
     r"""Weighted cross-entropy with the divisor given: :math:`\sum_n w_{y_n}\,(-\log softmax(x_n)_{y_n}) / Z`.
 
     With Z the sum of the labels' weights this is ``F.cross_entropy(logits, labels, class_weights)``.
@@ -109,6 +111,7 @@ def class_loss(logits: Tensor, labels: Tensor, class_weights: Tensor, *, normali
         labels: (N) int64 labels in [0, K]; K is "none".
         class_weights: (K+1) weights w.
         normalizer: Z.
+        shares: (N) factors on the terms of the sum; all 1 if ``None``.
 
     Returns:
         Scalar loss.
@@ -117,7 +120,9 @@ def class_loss(logits: Tensor, labels: Tensor, class_weights: Tensor, *, normali
         >>> class_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1.0, 0.1]), normalizer=1.1)
         tensor(0.6931)
     """
-    return F.cross_entropy(logits, labels, class_weights, reduction="sum") / normalizer
+    if shares is None:
+        return F.cross_entropy(logits, labels, class_weights, reduction="sum") / normalizer
+    return (shares * F.cross_entropy(logits, labels, class_weights, reduction="none")).sum() / normalizer
 
 
 def contrastive_loss(

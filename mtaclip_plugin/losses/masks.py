@@ -17,6 +17,21 @@ from mtaclip_plugin.structures import MaskPrediction
 
 
 @dataclass(frozen=True)
+class TextMaskLosses:
+    """Losses of the text queries' masks in each of S predictions, summed over masks.
+
+    Attributes:
+        bce: (S) binary cross-entropy of the masks of the N classes whose masks are matched.
+        dice: (S) their dice loss.
+        empty_bce: (S) binary cross-entropy of the masks of absent classes, which must be empty.
+    """
+
+    bce: Tensor
+    dice: Tensor
+    empty_bce: Tensor
+
+
+@dataclass(frozen=True)
 class MaskLosses:
     """Losses of each of S predictions, summed over masks.
 
@@ -24,11 +39,13 @@ class MaskLosses:
         bce: (S) binary cross-entropy of the N matched masks.
         dice: (S) their dice loss.
         empty_bce: (S) binary cross-entropy of the masks that must be empty; ``None`` if none was asked for.
+        text: losses of the text queries' masks; ``None`` if they were not asked for.
     """
 
     bce: Tensor
     dice: Tensor
     empty_bce: Tensor | None
+    text: TextMaskLosses | None
 
 
 def mask_losses(
@@ -40,6 +57,7 @@ def mask_losses(
     oversample_ratio: float,
     importance_ratio: float,
     empty: Tensor | None = None,
+    empty_text: Tensor | None = None,
     generator: PointSource = None,
 ) -> MaskLosses:
     """Compares each matched mask with its target, at points of its own.
@@ -47,6 +65,7 @@ def mask_losses(
     All masks and predictions of an image share its candidates and its random points, so that neither the
     order of queries nor that of classes has a say in them; which are uncertain differs from mask to mask.
     Masks that must be empty are compared at the random points only: nowhere are they more worth a look.
+    The mask of a class's text queries is compared at the points of the query that is matched with its mask.
 
     Args:
         predictions: S predictions that share their mask features.
@@ -56,47 +75,87 @@ def mask_losses(
         oversample_ratio: candidates for the uncertain points, as a multiple of P.
         importance_ratio: share of the points that are uncertain ones; the rest is random.
         empty: (B, K) bool, which of the first K queries must have empty masks; they are not matched.
+        empty_text: (B, K) bool, of which classes the text queries' masks must be empty; ``None`` leaves text alone.
         generator: source of the points, on the predictions' device; see ``PointSource``.
     """
     batch, image = len(targets.classes), matches.image
     num_uncertain = int(importance_ratio * num_points)
     candidates = random_points(batch, int(num_points * oversample_ratio), device=image.device, generator=generator)
     others = random_points(batch, num_points - num_uncertain, device=image.device, generator=generator)
-    empty_bce = None if empty is None else _empty_bce(predictions, targets, empty, others)
+    features = predictions[-1].mask_features.float()
+    mask_embed = torch.stack([prediction.mask_embed.float() for prediction in predictions])
+    text_embed = None if empty_text is None else _text_embed(predictions)
+    empty_bce = None if empty is None else _empty_bce(mask_embed, features, targets, empty, others)
+    empty_text_bce = None
+    if text_embed is not None and empty_text is not None:
+        empty_text_bce = _empty_bce(text_embed, features, targets, empty_text, others)
     valid = _valid(targets, candidates)[image]
     candidates, others = candidates[image], others[image]
 
-    bce, dice = [], []
-    for mask_logits, labels in zip(_matched_masks(predictions, matches), matches.labels, strict=True):
+    masks = _chosen_masks(mask_embed, features, matches, matches.queries)
+    text_masks = None if text_embed is None else _chosen_masks(text_embed, features, matches, matches.labels)
+    bce, dice, text_bce, text_dice = [], [], [], []
+    for layer, (mask_logits, labels) in enumerate(zip(masks, matches.labels, strict=True)):
         uncertain = uncertain_points(mask_logits.detach(), candidates, valid, num_points=num_uncertain)
         points = torch.cat([uncertain, others], dim=1)
         sampled = sample_labels(
             targets.label_map, points, labels[:, None], image=image, ignore_index=targets.ignore_index
         )
+        truth = sampled.targets[:, 0], sampled.valid
         logits = sample_features(mask_logits[:, None], points)[:, 0]
-        bce.append(mask_bce_loss(logits, sampled.targets[:, 0], sampled.valid).sum())
-        dice.append(mask_dice_loss(logits, sampled.targets[:, 0], sampled.valid).sum())
-    return MaskLosses(bce=torch.stack(bce), dice=torch.stack(dice), empty_bce=empty_bce)
+        bce.append(mask_bce_loss(logits, *truth).sum())
+        dice.append(mask_dice_loss(logits, *truth).sum())
+        if text_masks is not None:
+            logits = sample_features(text_masks[layer][:, None], points)[:, 0]
+            text_bce.append(mask_bce_loss(logits, *truth).sum())
+            text_dice.append(mask_dice_loss(logits, *truth).sum())
+    text = None
+    if empty_text_bce is not None:
+        text = TextMaskLosses(bce=torch.stack(text_bce), dice=torch.stack(text_dice), empty_bce=empty_text_bce)
+    return MaskLosses(bce=torch.stack(bce), dice=torch.stack(dice), empty_bce=empty_bce, text=text)
 
 
-def _matched_masks(predictions: Sequence[MaskPrediction], matches: Matches) -> tuple[Tensor, ...]:
-    """(N, h, w) logits of the matched masks of each of S predictions; no others are computed.
+def _text_embed(predictions: Sequence[MaskPrediction]) -> Tensor:
+    """(S, B, K, D) mask embeddings of the classes' text queries."""
+    embeds = [prediction.text_mask_embed for prediction in predictions]
+    if any(embed is None for embed in embeds):
+        raise ValueError(
+            "the prediction has no masks of text queries for text_mask_weight to weigh: build the model with "
+            "text_masks above 0, or set text_mask_weight to 0."
+        )
+    return torch.stack([embed.float() for embed in embeds if embed is not None])
+
+
+def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Tensor) -> tuple[Tensor, ...]:
+    """(N, h, w) logits of one mask for each match, in each of S predictions; no others are computed.
 
     In a batch without masks they are empty, yet tied to the graph: all inputs get a gradient, of zeros.
+
+    Args:
+        embed: (S, B, M, D) mask embeddings.
+        features: (B, D, h, w).
+        matches: the image of each mask.
+        chosen: (S, N) which of the M embeddings.
     """
-    mask_embed = torch.stack([prediction.mask_embed.float() for prediction in predictions])
-    rows = torch.arange(len(predictions), device=matches.image.device)[:, None]
-    matched = mask_embed[rows, matches.image, matches.queries].split(matches.counts, dim=1)
-    features = predictions[-1].mask_features.float().unbind(0)
-    masks = [torch.einsum("snd,dhw->snhw", *pair) for pair in zip(matched, features, strict=True)]
+    rows = torch.arange(len(embed), device=chosen.device)[:, None]
+    of_images = embed[rows, matches.image, chosen].split(matches.counts, dim=1)
+    masks = [torch.einsum("snd,dhw->snhw", *pair) for pair in zip(of_images, features.unbind(0), strict=True)]
     return torch.cat(masks, dim=1).unbind(0)
 
 
-def _empty_bce(predictions: Sequence[MaskPrediction], targets: MaskTargets, empty: Tensor, points: Tensor) -> Tensor:
-    """(S) cross-entropy of masks with empty ones, the mean over an image's valid points, summed over masks."""
+def _empty_bce(embed: Tensor, features: Tensor, targets: MaskTargets, empty: Tensor, points: Tensor) -> Tensor:
+    """(S) cross-entropy of masks with empty ones, the mean over an image's valid points, summed over masks.
+
+    Args:
+        embed: (S, B, M, D) mask embeddings, of which the first K count.
+        features: (B, D, h, w).
+        targets: which points are valid.
+        empty: (B, K) bool.
+        points: (B, P, 2).
+    """
     # Sampling is linear: it commutes with the product by mask_embed, so all predictions share it.
-    features = sample_features(predictions[-1].mask_features, points)
-    mask_embed = torch.stack([prediction.mask_embed[:, : empty.shape[1]].float() for prediction in predictions])
+    features = sample_features(features, points)
+    mask_embed = embed[:, :, : empty.shape[1]]
     weights = _valid(targets, points).to(features.dtype)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
     bce = (F.softplus(mask_embed @ features) @ weights[:, :, None]).squeeze(3)

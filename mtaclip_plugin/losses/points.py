@@ -5,7 +5,8 @@ Coordinates are relative to the padded image, so a point addresses the label map
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,33 @@ class SampledLabels:
 
     targets: Tensor
     valid: Tensor
+
+
+def check_points(
+    num_points: int, oversample_ratio: float, importance_ratio: float, *, needing_random: Mapping[str, float]
+) -> None:
+    """Checks how many points there are, and how many of them are random.
+
+    Args:
+        num_points: points of each mask.
+        oversample_ratio: candidates for the uncertain ones, as a multiple of them.
+        importance_ratio: share of the points that are uncertain ones.
+        needing_random: weights of what is compared at the random ones alone, by the option's name.
+
+    Raises:
+        ValueError: If a number is out of its range, or there is no random point where one is needed.
+    """
+    if not (num_points >= 1 and 1 <= oversample_ratio < math.inf and 0 <= importance_ratio <= 1):
+        raise ValueError(
+            "num_points and oversample_ratio must be at least 1 and importance_ratio in [0, 1], got "
+            f"{num_points}, {oversample_ratio} and {importance_ratio}."
+        )
+    for name, weight in needing_random.items():
+        if weight > 0 and int(importance_ratio * num_points) == num_points:
+            raise ValueError(
+                f"{name}={weight} needs random points, of which importance_ratio={importance_ratio} leaves none; "
+                "lower it."
+            )
 
 
 def random_points(batch: int, num_points: int, *, device: torch.device, generator: PointSource = None) -> Tensor:

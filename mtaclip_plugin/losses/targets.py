@@ -67,6 +67,20 @@ class MaskTargets:
         void = ignore_index if ignored_pixels == "excluded" else None
         return cls(label_map=target, classes=classes, num_classes=num_classes, ignore_index=void)
 
+    def absent(self, known: Tensor | None = None) -> Tensor:
+        """(B, K) bool, which classes an image does not hold, of those that it is annotated for.
+
+        Args:
+            known: (B, K) bool, which those are; all if ``None``.
+        """
+        present = [[k in classes for k in range(self.num_classes)] for classes in map(set, self.classes)]
+        absent = ~torch.tensor(present, dtype=torch.bool, device=self.label_map.device)
+        return absent if known is None else absent & known
+
+    def labelled_pixels(self) -> int:
+        """Number of pixels that show one of the classes."""
+        return int(((self.label_map >= 0) & (self.label_map < self.num_classes)).sum())
+
     def mask_counts(self, num_queries: int) -> list[int]:
         """For each image the number of masks that Q queries can be matched with: min(M, Q)."""
         return [min(len(classes), num_queries) for classes in self.classes]

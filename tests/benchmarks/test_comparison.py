@@ -38,7 +38,8 @@ from trainers.data.reading import read_ids, read_image
 from trainers.data.shapes import ShapesDataset
 from trainers.engine.criteria import build_criterion
 from trainers.foundation.errors import UserError
-from trainers.options.parsing import config_from_yaml, parse_config
+from trainers.options.config import Config, LossConfig
+from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
 from trainers.run.validation import Validation
 
 QUICK = [*TINY, *MTACLIP, "--rounds", "1"]
@@ -126,6 +127,18 @@ def test_key_names_what_the_result_depends_on() -> None:
         with_head(config, "mask2former"),
     ):
         assert Trial("a", changed).key != key
+
+
+def test_a_record_is_found_by_its_options_whatever_options_came_since(tmp_path: Path) -> None:
+    trial = Trial("ours", Config())
+    before = [line for line in config_to_yaml(trial.config).splitlines(keepends=True) if "num_points" not in line]
+    save_json(replace(make_record("ours", 0, {"sky": 0.5}), config="".join(before)), tmp_path / "records" / "old.json")
+    other = replace(trial.config, loss=LossConfig(num_points=7))
+    assert trial.record_file(tmp_path).name == "old.json" and trial.load_record(tmp_path).scores.mean_iou == 0.5
+    assert Trial("ours", other).load_record(tmp_path) is None
+    unknown = config_to_yaml(trial.config).replace("num_points", "number_of_points")
+    save_json(replace(make_record("ours", 0, {"sky": 0.5}), config=unknown), tmp_path / "records" / "odd.json")
+    assert Trial("ours", other).load_record(tmp_path) is None
 
 
 def test_key_of_a_peer_does_not_depend_on_options_that_it_does_not_read() -> None:

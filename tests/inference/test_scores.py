@@ -119,8 +119,8 @@ def test_labels_of_a_single_class_are_those_of_its_logit() -> None:
 def test_masks_of_a_band_are_those_of_the_whole_to_the_bit(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "BAND_BYTES", rows * 4 * 2 * (9 + 7) * 4 * 64)
     output = large_prediction()
-    masks = bands.full_masks(output)
-    parts = list(bands.mask_bands(output, num_classes=7))
+    masks = bands.full_maps(output.mask_logits, output)
+    parts = list(bands.map_bands(output.mask_logits, output, num_classes=7))
     assert len(parts) == -(-16 // rows) and max(part.shape[2] for _, part in parts) == min(4 * rows, 61)
     assert torch.equal(torch.cat([part for _, part in parts], 2), masks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ def make_prediction(
     padded_size: tuple[int, int] = (32, 32),
     seed: int = 0,
     scale: float = 1.0,
+    text_masks: bool = False,
+    pixels: bool = False,
 ) -> MaskPrediction:
     """A random prediction; every tensor in it asks for a gradient."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,6 +47,12 @@ def make_prediction(
                 auxiliary=tuple(predictions) if index == layers - 1 else (),
             )
         )
+    if text_masks:
+        predictions = [replace(layer, text_mask_embed=draw(batch, classes, 6)) for layer in predictions]
+        predictions[-1] = replace(predictions[-1], auxiliary=tuple(predictions[:-1]))
+    if pixels:
+        grid = padded_size[0] // 4, padded_size[1] // 4
+        predictions[-1] = replace(predictions[-1], pixel_logits=draw(batch, classes, *grid))
     return predictions[-1]
 
 
@@ -55,6 +64,10 @@ def leaves(prediction: MaskPrediction) -> dict[str, Tensor]:
         tensors[f"{index}/mask_embed"] = layer.mask_embed
         if layer.text_logits is not None:
             tensors[f"{index}/text_logits"] = layer.text_logits
+        if layer.text_mask_embed is not None:
+            tensors[f"{index}/text_mask_embed"] = layer.text_mask_embed
+    if prediction.pixel_logits is not None:
+        tensors["pixel_logits"] = prediction.pixel_logits
     return tensors
 
 
@@ -70,6 +83,9 @@ def reference_terms(
     ignore_index: int = 255,
     by_class: bool = False,
     absent: float = 0.0,
+    text_mask: float = 0.0,
+    pixel: float = 0.0,
+    known: list[list[bool]] | None = None,
 ) -> tuple[dict[str, Tensor], list[list[dict[int, int]]]]:
     """The weighted terms, and for each prediction and image the query of each class."""
     batch, queries, columns = prediction.class_logits.shape
@@ -78,12 +94,15 @@ def reference_terms(
     bottom, right = (padded - size for padded, size in zip(prediction.padded_size, prediction.image_size, strict=True))
     target = F.pad(target, (0, right, 0, bottom), value=ignore_index)
     present = [[k for k in range(none) if (image == k).any()] for image in target]
+    known = known or [[True] * none] * batch
+    columns = [[k for k in range(none) if row[k]] + [none] for row in known]
 
     if not by_class:
         matcher_points = torch.rand(batch, num_points, 2, generator=generator)
     candidates = torch.rand(batch, 3 * num_points, 2, generator=generator)
     uncertain = int(0.75 * num_points)
     others = torch.rand(batch, num_points - uncertain, 2, generator=generator)
+    share_points = torch.rand(batch, num_points, 2, generator=generator)
 
     num_masks = max(1, sum(map(len, present)))
     weight_sum = sum(weights[k] for classes in present for k in classes)
@@ -93,6 +112,7 @@ def reference_terms(
     assignments: list[list[dict[int, int]]] = []
     for index, layer in enumerate(prediction.layers):
         class_sum = mask_sum = dice_sum = absent_sum = contrastive_sum = layer.class_logits.new_zeros(())
+        text_bce_sum = text_dice_sum = text_absent_sum = layer.class_logits.new_zeros(())
         assignments.append([])
         for b in range(batch):
             masks = layer.mask_logits[b]
@@ -100,7 +120,8 @@ def reference_terms(
             if by_class:
                 matched = {k: k for k in present[b]}
             else:
-                matched = match(layer.class_logits[b], masks, target[b], present[b], matcher_points[b], ignored)
+                class_logits = layer.class_logits[b][:, columns[b]]
+                matched = match(class_logits, columns[b], masks, target[b], present[b], matcher_points[b], ignored)
             assignments[-1].append(matched)
             for k, q in matched.items():
                 logits = sample(masks[q], candidates[b])
@@ -110,33 +131,84 @@ def reference_terms(
                 points = torch.cat([candidates[b][order], others[b]])
                 bce, dice = mask_losses(masks[q], target[b] == k, points, ignored)
                 mask_sum, dice_sum = mask_sum + bce, dice_sum + dice
-            for k in set(range(none)) - set(present[b]):
-                absent_sum = absent_sum + mask_losses(masks[k], torch.zeros_like(ignored), others[b], ignored)[0]
+                if text_mask:
+                    bce, dice = mask_losses(layer.text_mask_logits[b, k], target[b] == k, points, ignored)
+                    text_bce_sum, text_dice_sum = text_bce_sum + bce, text_dice_sum + dice
+            empty = torch.zeros_like(ignored)
+            for k in set(columns[b]) - {none} - set(present[b]):
+                if absent:
+                    absent_sum = absent_sum + mask_losses(masks[k], empty, others[b], ignored)[0]
+                if text_mask:
+                    bce, _ = mask_losses(layer.text_mask_logits[b, k], empty, others[b], ignored)
+                    text_absent_sum = text_absent_sum + bce
             label_of = {q: k for k, q in matched.items()}
             for q in range(queries):
                 label = label_of.get(q, none)
-                class_sum = class_sum - weights[label] * layer.class_logits[b, q].log_softmax(0)[label]
+                weight = weights[label]
+                if label == none and not all(known[b]):
+                    weight *= (
+                        (q >= none or known[b][q]) if by_class else share(masks[q].detach(), share_points[b], ignored)
+                    )
+                place = columns[b].index(label)
+                class_sum = class_sum - weight * layer.class_logits[b, q, columns[b]].log_softmax(0)[place]
                 if layer.text_logits is not None:
-                    loss = contrastive(layer.text_logits[b, q], label, mode)
-                    contrastive_sum = contrastive_sum + weights[label] * loss
+                    loss = contrastive(layer.text_logits[b, q][:, columns[b]], place, mode)
+                    contrastive_sum = contrastive_sum + weight * loss
         terms[f"{index}/class"] = 2 * class_sum / weight_sum
         terms[f"{index}/mask"] = 5 * mask_sum / num_masks
         terms[f"{index}/dice"] = 5 * dice_sum / num_masks
         if absent:
             terms[f"{index}/absent"] = absent * absent_sum / num_masks
+        if text_mask:
+            terms[f"{index}/text_mask"] = text_mask * 5 * text_bce_sum / num_masks
+            terms[f"{index}/text_dice"] = text_mask * 5 * text_dice_sum / num_masks
+            terms[f"{index}/text_absent"] = text_mask * 5 * text_absent_sum / num_masks
         if layer.text_logits is not None:
             terms[f"{index}/contrastive"] = contrastive_sum / weight_sum
+    if pixel:
+        cross_entropy, dice = pixel_sums(prediction.pixel_logits, target, columns)
+        num_pixels = max(1, sum(int((target == k).sum()) for k in range(none)))
+        terms["pixels/cross_entropy"] = pixel * cross_entropy / num_pixels
+        terms["pixels/dice"] = pixel * dice / num_masks
     return terms, assignments
 
 
+def pixel_sums(pixel_logits: Tensor, target: Tensor, columns: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the labelled pixels and dice loss of the classes that images hold, pixel by pixel."""
+    cross_entropy = dice_sum = pixel_logits.new_zeros(())
+    for logits, labels, known in zip(pixel_logits, target, columns, strict=True):
+        full = F.interpolate(logits[None], size=labels.shape, mode="bilinear", align_corners=False)[0]
+        probability = dict(zip(known[:-1], full[known[:-1]].softmax(0), strict=True))
+        labelled = sum(labels == k for k in range(len(logits))).bool()
+        for k, p in probability.items():
+            own = labels == k
+            if own.any():
+                cross_entropy = cross_entropy - p[own].log().sum()
+                dice_sum = dice_sum + 1 - (2 * p[own].sum() + 1) / (p[labelled].sum() + own.sum() + 1)
+    return cross_entropy, dice_sum
+
+
+def share(mask: Tensor, points: Tensor, ignored: Tensor) -> float:
+    """How much of a mask lies on labelled pixels."""
+    inside = sample(mask, points).sigmoid()
+    valid = torch.tensor([is_valid(ignored, point) for point in points])
+    return (inside[valid].sum() / inside.sum()).item()
+
+
 def match(
-    class_logits: Tensor, masks: Tensor, target: Tensor, present: list[int], points: Tensor, ignored: Tensor
+    class_logits: Tensor,
+    columns: list[int],
+    masks: Tensor,
+    target: Tensor,
+    present: list[int],
+    points: Tensor,
+    ignored: Tensor,
 ) -> dict[int, int]:
     """The cheapest of all assignments of classes to queries, by trying each."""
     cost = {}
     for q, k in itertools.product(range(len(masks)), present):
         bce, dice = mask_losses(masks[q], target == k, points, ignored)
-        cost[q, k] = (-2 * class_logits[q].softmax(0)[k] + 5 * bce + 5 * dice).item()
+        cost[q, k] = (-2 * class_logits[q].softmax(0)[columns.index(k)] + 5 * bce + 5 * dice).item()
     choices = itertools.permutations(range(len(masks)), len(present))
     best = min(choices, key=lambda chosen: sum(cost[pair] for pair in zip(chosen, present, strict=True)))
     return dict(zip(present, best, strict=True))

@@ -383,9 +383,9 @@ def test_accumulated_micro_batches_equal_the_whole_batch(options, monkeypatch) -
 def test_normalizers_are_averaged_over_processes(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    others = torch.tensor([2.0, 4.0], dtype=torch.float64)
+    others = torch.tensor([2.0, 4.0, 2.0], dtype=torch.float64)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(others))
-    assert LossNormalizers(4.0, 1.0).averaged(torch.device("cpu")) == LossNormalizers(3.0, 2.5)
+    assert LossNormalizers(4.0, 1.0, 6.0).averaged(torch.device("cpu")) == LossNormalizers(3.0, 2.5, 4.0)
 
 
 def test_masks_to_be_empty_weigh_the_same_on_any_number_of_processes(monkeypatch) -> None:

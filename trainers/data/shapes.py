@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -31,7 +32,12 @@ class Figure:
     @property
     def name(self) -> str:
         """The class name, as "red circle" or "striped blue square"."""
-        return f"{self.color} {self.form}" if self.texture == "plain" else f"{self.texture} {self.color} {self.form}"
+        return f"{self.color} {self.form}" if self.texture == "plain" else self.full_name
+
+    @property
+    def full_name(self) -> str:
+        """The name that tells the texture of plain figures too, as "plain red circle"."""
+        return f"{self.texture} {self.color} {self.form}"
 
 
 # Every figure has neighbours that differ from it in one word only, so no single cue tells the classes apart.
@@ -91,6 +97,8 @@ class ShapesDataset(SegmentationDataset):
         self.size = size
         self.length = length
         self.seed = seed
+        self.figures: Sequence[Figure] = FIGURES
+        self.shown = tuple(range(len(FIGURES)))
         self.class_names = list(CLASS_NAMES)
 
     def __len__(self) -> int:
@@ -102,7 +110,7 @@ class ShapesDataset(SegmentationDataset):
         if not 0 <= index < self.length:
             raise IndexError(f"shapes has {self.length} scenes, there is no scene {index}.")
         rng = np.random.default_rng((self.seed, zlib.crc32(self.split.encode()), index))
-        image, label = _draw_scene(rng, self.size)
+        image, label = _draw_scene(rng, self.size, self.figures, self.shown)
         return Sample(
             image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             label=torch.from_numpy(label),
@@ -111,7 +119,7 @@ class ShapesDataset(SegmentationDataset):
 
 
 def _draw_scene(
-    rng: np.random.Generator, size: int
+    rng: np.random.Generator, size: int, figures: Sequence[Figure], shown: Sequence[int]
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
     unit = size / 128
     canvas = _draw_ground(rng, size)
@@ -124,8 +132,8 @@ def _draw_scene(
         gaps = np.linalg.norm(places[:, None] - centres[None], axis=2).min(axis=1, initial=2 * size)
         centre = places[gaps.argmax()]
         centres = np.vstack([centres, centre])
-        class_id = int(rng.integers(1, len(CLASS_NAMES)))
-        _draw_figure(rng, FIGURES[class_id - 1], class_id, centre, radius, unit, canvas, label)
+        kind = shown[int(rng.integers(len(shown)))]
+        _draw_figure(rng, figures[kind], kind + 1, centre, radius, unit, canvas, label)
     slope = rng.uniform(-0.25, 0.25, 2)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     canvas *= np.float32(rng.uniform(0.75, 1.15)) + (slope[0] * ramp[:, None] + slope[1] * ramp)[..., None]

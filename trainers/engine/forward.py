@@ -110,7 +110,7 @@ class Forward:
             return self._logits(images).float().softmax(1)
 
         def scores(images: Tensor) -> Tensor:
-            return semantic_scores(model(images, return_masks=True), model.current_classification())
+            return semantic_scores(model(images, return_masks=True), model.current_scoring())
 
         return cast("Tensor", self._run(scores, images))
 

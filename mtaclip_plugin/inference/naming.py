@@ -1,0 +1,61 @@
+"""What names a mask: the learned class head, the text, or both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtaclip_plugin.inference.scoring import Classification, Scoring
+from mtaclip_plugin.structures import MaskPrediction
+
+
+def class_probabilities(prediction: MaskPrediction, scoring: Scoring | Classification = "learned") -> Tensor:
+    """How likely each mask shows each class.
+
+    Args:
+        prediction: the model's prediction.
+        scoring: what names the masks; see ``Scoring.classification``.
+
+    Returns:
+        (B, Q, K+1) float32 probabilities; the last column is "none".
+
+    Raises:
+        ValueError: if text is asked for and the prediction has none.
+
+    Example:
+        >>> prediction = MaskPrediction(
+        ...     class_logits=torch.zeros(1, 1, 3), mask_embed=torch.zeros(1, 1, 8), text_logits=None,
+        ...     mask_features=torch.zeros(1, 8, 8, 8), image_size=(32, 32), padded_size=(32, 32),
+        ... )
+        >>> class_probabilities(prediction)
+        tensor([[[0.3333, 0.3333, 0.3333]]])
+    """
+    scoring = as_scoring(scoring)
+    learned = prediction.class_logits.float()
+    if scoring.classification == "learned":
+        return learned.softmax(-1)
+    if prediction.text_logits is None:
+        raise ValueError(f"classification='{scoring.classification}' needs text; build the model with a text_encoder")
+    text = prediction.text_logits.float().amax(2)
+    if scoring.classification == "text":
+        return text.softmax(-1)
+    share = 0.5 if scoring.classification == "ensemble" else scoring.trained_text
+    log_text = text.log_softmax(-1)
+    if scoring.classification == "ensemble" or not scoring.untrained:
+        return torch.lerp(learned.log_softmax(-1), log_text, share).softmax(-1)
+    untrained = columns(scoring.untrained, learned.shape[-1], device=learned.device)
+    known = learned.masked_fill(untrained, -torch.inf).log_softmax(-1).masked_fill(untrained, 0)
+    mixed = torch.where(untrained, scoring.untrained_text * log_text, torch.lerp(known, log_text, share))
+    return mixed.softmax(-1)
+
+
+def as_scoring(scoring: Scoring | Classification) -> Scoring:
+    """The scoring itself, or the one that does no more than to name masks in this way."""
+    return scoring if isinstance(scoring, Scoring) else Scoring(classification=scoring)
+
+
+def columns(indices: tuple[int, ...], count: int, *, device: torch.device) -> Tensor:
+    """(count) bool, True at the indices."""
+    chosen = torch.zeros(count, dtype=torch.bool, device=device)
+    chosen[list(indices)] = True
+    return chosen
