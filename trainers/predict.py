@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 from tqdm import tqdm
 
 from trainers.assemble import create_forward, create_reader, restore_model
@@ -23,6 +24,7 @@ from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
 from trainers.report.pictures import overlay, save_index_png, save_picture, visible, with_legend
 from trainers.run.checkpoints import load_checkpoint
+from trainers.run.failures import is_out_of_memory
 
 OVERRIDES = ("data.max_pixels", "data.show", *EVAL_OPTIONS)
 """Options of the training that may be others here."""
@@ -90,21 +92,22 @@ def predict(
         sheet: The contact sheet; ``None`` for none.
 
     Returns:
-        How many images could not be read.
+        How many images could not be read, or did not fit into the memory.
     """
     failures = 0
     progress = tqdm(images, desc="predict", unit="image")
     for path, name in zip(progress, output_names(images, folder), strict=True):
         try:
-            image = reader(path)
-        except (OSError, ValueError) as error:
+            with user_errors():
+                image = reader(path)
+            label = predict_image(forward, image, path)
+        except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failures += 1
             if sheet:
                 sheet.add_failure(str(path), str(error))
             continue
-        strips = [strip.to("cpu", torch.uint8) for strip in forward.predict_strips(image[None])]
-        label, image = torch.cat(strips, 1)[0], visible(image, bands)
+        image = visible(image, bands)
         tinted = overlay(image, label)
         picture = folder / f"{name}_overlay.png"
         save_index_png(label, folder / f"{name}.png")
@@ -113,6 +116,24 @@ def predict(
             sheet.add(str(path), image, tinted, label, link=picture.name)
         return_freed_memory()
     return failures
+
+
+def predict_image(forward: Forward, image: Tensor, path: Path) -> Tensor:
+    """Class ids (H,W) uint8 of an image (C,H,W) as it is stored; none but strips of it are on the device in windows.
+
+    Raises:
+        UserError: The memory is full.
+    """
+    try:
+        strips = [strip.to("cpu", torch.uint8) for strip in forward.predict_strips(image[None])]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"The memory is full at the image {path} of {image.shape[2]}x{image.shape[1]} pixels; look at it in "
+            "windows, with --eval.mode slide, or in smaller ones, by --eval.window and --eval.stride."
+        ) from error
+    return torch.cat(strips, 1)[0]
 
 
 @main_guard

@@ -95,8 +95,10 @@ class Forward:
             )
             for scores in strips:
                 yield scores.argmax(1)
-        elif flip or scales != (1.0,):
-            yield average_views(self._scores, self._load(images), scales=scales, flip=flip).argmax(1)
+            return
+        images = self._load(images)
+        if flip or scales != (1.0,):
+            yield average_views(self._scores, images, scales=scales, flip=flip).argmax(1)
         # Ids here are columns of the logits; of a single column, predict_labels gives a binary mask instead.
         elif isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
             yield self._run(self.model.predict_labels, images)

@@ -97,9 +97,9 @@ class DataConfig:
             fits = numbers is None or len(numbers) == bands
             require(fits, f"--data.{name} must have one number for each of the {bands} bands of --data.channels")
         require(self.std is None or all(0 < each < math.inf for each in self.std), "--data.std must be above 0")
-        shown = self.show or (1,)
+        shown = (1,) if self.show is None else self.show
         require(
-            len(shown) in (1, 3) and 1 <= min(shown) <= max(shown) <= bands,
+            len(shown) in (1, 3) and all(1 <= band <= bands for band in shown),
             f"--data.show must be one or three of the bands 1 to {bands}",
         )
 

@@ -44,7 +44,7 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         full = error.errno in _NO_SPACE
         return f"The run stopped at {error}: {'free space on its disk' if full else 'put right what it names'}."
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
             "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size."
@@ -59,7 +59,8 @@ def _explain(error: Exception) -> str | None:
     return None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether what an error says is that there is no more memory, of whatever device."""
     # The allocator of a CPU has no exception of its own.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
