@@ -60,9 +60,7 @@ def test_a_file_of_before_bands_has_the_defaults() -> None:
     ],
 )
 def test_options_that_no_bands_have_are_refused(options: str, named: str) -> None:
-    with pytest.raises(
-        UserError, match=re.escape(f"--data.{named}" if not named.startswith(("the", "bands")) else named)
-    ):
+    with pytest.raises(UserError, match=re.escape(named)):
         parse_config([f"--data.{option}" for option in options.split()])
 
 
@@ -79,10 +77,8 @@ def test_a_command_overrides_what_a_training_was_told() -> None:
     trained = parse_config(["--eval.window=[64,64]", "--eval.stride=[40,40]", "--eval.scales=[0.5,1]"])
     names = ("data.show", *EVAL_OPTIONS)
     assert overridden(trained, parser.parse_args([]), names) == trained
-    given = parser.parse_args(
-        ["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[32,20]", "--data.show=[3]"]
-    )
-    evaluation = replace(trained.eval, mode="slide", window=(32, 32), stride=(32, 20))
+    given = parser.parse_args(["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[32,9]", "--data.show=[3]"])
+    evaluation = replace(trained.eval, mode="slide", window=(32, 32), stride=(32, 9))
     assert overridden(trained, given, names) == replace(trained, eval=evaluation, data=replace(trained.data, show=(3,)))
     assert {f"eval.{field.name}" for field in fields(trained.eval)} == set(EVAL_OPTIONS)
     with pytest.raises(UserError, match=r"--eval\.stride must not be larger"):
