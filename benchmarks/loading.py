@@ -14,7 +14,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from benchmarks.report import Section, benchmark_parser, report_folder, write_report
-from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
+from trainers.assemble import create_dataset, create_forward, create_model, create_vocabulary, resolve_statistics
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.options.config import Config
 from trainers.options.parsing import parse_config
@@ -52,7 +52,7 @@ def measure_wait(config: Config) -> Wait:
     """
     with user_errors():
         dataset = create_dataset(config.data, config.data.train_split)
-        model = create_model(config, dataset.class_names)
+        model = create_model(config, create_vocabulary(config, dataset.class_names))
         config = resolve_statistics(config, model, dataset)
         training = create_training(config, create_forward(model, config), dataset, start_iteration=0)
     times: list[tuple[float, float, float]] = []

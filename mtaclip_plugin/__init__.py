@@ -6,7 +6,7 @@ from mtaclip_plugin.losses import HungarianMatcher, MTACLIPLoss
 from mtaclip_plugin.model import MTACLIP
 from mtaclip_plugin.registration import register, swap_decoder
 from mtaclip_plugin.structures import MaskPrediction
-from mtaclip_plugin.text.vocabularies import vocabulary
+from mtaclip_plugin.text.vocabularies import ZeroShotSplit, vocabulary, zero_shot_split
 from mtaclip_plugin.weights import ConversionReport, load_mask2former
 
 register()
@@ -18,9 +18,11 @@ __all__ = [
     "MTACLIPLoss",
     "MaskPrediction",
     "Preprocessing",
+    "ZeroShotSplit",
     "load_mask2former",
     "preprocessing",
     "semantic_labels",
     "swap_decoder",
     "vocabulary",
+    "zero_shot_split",
 ]

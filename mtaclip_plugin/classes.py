@@ -226,9 +226,12 @@ class TextGuidedModel(TextHolder):
         if isinstance(self.prompts, EmbeddingBank):
             # A checkpoint holds the values, so the configuration needs no more than their shape.
             shape = list(self.prompts.embeddings.shape)
-            if self.config["encoder_name"] == "clip" and self.config["text_encoder"] != "bank":
+            name, pretrained = self.config["text_encoder"], self.config["text_pretrained"]
+            if name != "bank" and self.config["encoder_name"] == "clip":
                 # The name that "clip" stood for goes with the tower; its weights are in the checkpoint.
-                self.config.update(encoder_name=f"clip:{self.config['text_encoder']}", encoder_weights=None)
+                self.config.update(encoder_name=f"clip:{name}", encoder_weights=None)
+            if name != "bank" and self.config["clip_masks"] is not None:
+                self.config.update(clip_masks_tower=name, clip_masks_pretrained=pretrained)
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
 
 

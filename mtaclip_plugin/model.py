@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from mtaclip_plugin.decoder import (
 )
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, encode, find_maps
 from mtaclip_plugin.inference import Classification, Scoring, semantic_labels, semantic_logits
+from mtaclip_plugin.inference.clip_masks import ClipWay, build_clip_masks
 from mtaclip_plugin.structures import MaskPrediction
 from mtaclip_plugin.text import build_text, check_class_names
 
@@ -85,6 +86,16 @@ class MTACLIP(TextGuidedModel):
         trained_text: see ``Scoring``.
         untrained_text: see ``Scoring``.
         calibration: see ``Scoring``.
+        clip_masks: whether evaluation also asks CLIP's image tower which class a mask shows, not whether it shows
+            one: ``"pool"``, with one pass an image, or ``"crop"``, with one a mask; see ``PooledMasks`` and
+            ``CroppedMasks``. The tower is that of ``text_encoder``, frozen, and no part of parameters and checkpoint.
+        clip_masks_tower: the open_clip model whose image tower is asked, where the text is a bank of its embeddings.
+        clip_masks_pretrained: its open_clip tag or file of weights; ``None`` for random ones.
+        trained_clip: see ``Scoring``.
+        untrained_clip: see ``Scoring``.
+        image_mean: of red, green and blue, what the images are normalised with, so that it can be undone for CLIP's
+            image tower; ``None`` for what ``preprocessing`` says.
+        image_std: their standard deviation.
         untrained_names: class names that the class head was never trained on: while there are any, evaluation
             classifies by text, ``"per_name"`` or alone. ``set_class_names`` keeps this record.
         aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
@@ -142,6 +153,13 @@ class MTACLIP(TextGuidedModel):
         trained_text: float = 0.0,
         untrained_text: float = 1.0,
         calibration: float = 0.0,
+        clip_masks: ClipWay | None = None,
+        clip_masks_tower: str | None = None,
+        clip_masks_pretrained: str | None = "openai",
+        trained_clip: float = 0.4,
+        untrained_clip: float = 0.8,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         untrained_names: Sequence[str] | None = None,
         aux_params: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -164,6 +182,8 @@ class MTACLIP(TextGuidedModel):
             trained_text=trained_text,
             untrained_text=untrained_text,
             calibration=calibration,
+            trained_clip=trained_clip,
+            untrained_clip=untrained_clip,
         )
         check_text_options(text_encoder, scoring, classes=classes, center_text=center_text)
         self.class_names: list[str] | None = None
@@ -234,6 +254,7 @@ class MTACLIP(TextGuidedModel):
         self._hold_text(classes)
         self.text_centering = self._centering() if center_text else None
         self.scoring = scoring
+        self._clip_masks = build_clip_masks(self, text)
 
     def initialize(self) -> None:
         """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""
@@ -286,17 +307,37 @@ class MTACLIP(TextGuidedModel):
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
-        features = encode(self.encoder, F.pad(x, (0, right, 0, bottom)))
+        padded = F.pad(x, (0, right, 0, bottom))
+        scoring = self.current_scoring()
+        clip_masks = None if self.training or not scoring.query_scores else self._clip_masks
+        features, unpooled = (
+            (encode(self.encoder, padded), None)
+            if clip_masks is None
+            else clip_masks.encode(self.encoder, padded, (height, width))
+        )
         labels = (
             None
             if self.classification_head is None
             else self.classification_head(features[self.decoder.pyramid.indices[-1]])
         )
         pyramid = self.decoder.pyramid(features)
-        del features  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
+        del features, padded  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
         decoded = self.decoder(pyramid, self._text_to_read(), auxiliary=auxiliary)
         prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
+        if clip_masks is not None and self.text_embeddings is not None:
+            prediction = clip_masks(x, prediction, self.text_embeddings, scoring, unpooled=unpooled)
         return prediction if labels is None else replace(prediction, labels=labels)
+
+    def _refresh_text_embeddings(self) -> None:
+        """Also finds out anew whether the encoder is CLIP's own image tower, untrained."""
+        super()._refresh_text_embeddings()
+        if self._clip_masks is not None:
+            self._clip_masks.compare(self.encoder)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._clip_masks is not None:
+            self._clip_masks.apply(fn)
+        return super()._apply(fn, recurse)
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

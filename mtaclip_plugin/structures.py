@@ -25,6 +25,8 @@ class MaskPrediction:
             model has ``text_masks``.
         pixel_logits: (B, K, h, w) similarity of pixels and text, times a scale; ``None`` unless the model has
             ``pixel_scores``. The predictions before the last have none: mask features are the same for all.
+        clip_probabilities: (B, Q, K) what CLIP's image tower says each mask shows, all 1 where it says nothing;
+            ``None`` unless the model has ``clip_masks``, and in training.
     """
 
     class_logits: Tensor
@@ -37,6 +39,7 @@ class MaskPrediction:
     labels: Tensor | None = None
     text_mask_embed: Tensor | None = None
     pixel_logits: Tensor | None = None
+    clip_probabilities: Tensor | None = None
 
     @property
     def mask_logits(self) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # The hub's library reads these when it is imported: no test may fetch weights, nor find any in a cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +21,17 @@ import torch
 
 _VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 _TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+
+
+def _with_vision(vision: dict[str, Any]) -> dict[str, Any]:
+    return {"embed_dim": 24, "vision_cfg": vision, "text_cfg": _TEXT}
+
+
+def _with_timm(name: str, pool: str, projection: str | None, size: int = 160) -> dict[str, Any]:
+    vision = {"timm_model_name": name, "timm_pool": pool, "timm_proj": projection, "image_size": size}
+    return _with_vision(vision) | {"custom_text": True}
+
+
 TOWERS = {
     "tiny-flat": {"embed_dim": 24, "vision_cfg": _VISION, "text_cfg": _TEXT},
     "tiny-custom": {"embed_dim": 24, "custom_text": True, "vision_cfg": _VISION, "text_cfg": _TEXT},
@@ -41,6 +53,27 @@ TOWERS = {
         "multimodal_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
         "custom_text": True,
     },
+    "tiny-rn": _with_vision({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}),
+    "tiny-class-token": _with_vision(_VISION | {"image_size": 64, "layers": 2, "patch_size": 16}),
+    "tiny-scaled": _with_vision(_VISION | {"image_size": 48, "scale_fc": True, "scale_attn": True, "qk_norm": True}),
+    "tiny-late-norm": _with_vision(_VISION | {"image_size": 64, "final_ln_after_pool": True}),
+    "tiny-mean": _with_vision(_VISION | {"image_size": 64, "pool_type": "avg", "output_tokens": True}),
+    "tiny-late-mean": _with_vision(_VISION | {"image_size": 64, "pool_type": "avg", "final_ln_after_pool": True}),
+    "tiny-attentional": _with_vision(_VISION | {"image_size": 64, "attentional_pool": True}),
+    "tiny-attentional-mean": _with_vision(
+        _VISION | {"image_size": 64, "attentional_pool": True, "attn_pooler_queries": 5, "pool_type": "avg"}
+    ),
+    "tiny-cascade": _with_vision(
+        _VISION | {"image_size": 64, "attentional_pool": "cascade", "width": 24, "head_width": 8}
+    ),
+    "tiny-convnext": _with_timm("test_convnext", "", "linear"),
+    "tiny-convnext-mlp": _with_timm("test_convnext2", "", "mlp"),
+    "tiny-timm-token": _with_timm("test_vit", "token", None),
+    "tiny-timm-mean": _with_timm("test_vit2", "avg", "linear"),
+    "tiny-timm-latent": _with_timm("test_vit3", "map", "linear"),
+    "tiny-timm-resnet": _with_timm("test_resnet", "", "linear"),
+    "tiny-eva": _with_timm("eva02_tiny_patch14_224", "token", None, 224),
+    "tiny-relative": _with_timm("vit_relpos_small_patch16_224", "", "linear", 224),
 }
 
 

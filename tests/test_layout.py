@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mtaclip_plugin": (
         ("arguments", "structures", "text"),
-        ("encoders", "inference", "losses"),
-        ("decoder",),
+        ("encoders", "losses"),
+        ("decoder", "inference"),
         ("classes",),
         ("model",),
         ("weights", "registration"),

@@ -36,6 +36,12 @@ def text_options(arch: str) -> frozenset[str]:
     return names if "text_embeddings" in names else frozenset()
 
 
+def has_text(arch: str, text_encoder: str | None) -> bool:
+    """Whether the model knows its classes by their text."""
+    names = text_options(arch)
+    return bool(names) and (text_encoder is not None or "text_encoder" not in names)
+
+
 def reads_bank(arch: str, text_encoder: str | None) -> bool:
     """Whether the text is a bank of ready embeddings, as always where an architecture has no choice of encoders."""
     names = text_options(arch)

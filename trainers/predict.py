@@ -14,13 +14,14 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers.assemble import create_forward, create_reader, restore_model
+from trainers.assemble import create_forward, create_reader, rename, restore_model, set_scoring
 from trainers.data.reader import ImageReader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.foundation.memory import return_freed_memory
+from trainers.foundation.names import listed_names
 from trainers.options.help_format import CommandLineHelp
-from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
+from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
 from trainers.report.pictures import overlay, save_index_png, save_picture, visible, with_legend
 from trainers.run.checkpoints import load_checkpoint
@@ -154,27 +155,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Folder that the pictures are written into.")
     parser.add_argument("--contact_sheet", type=bool, default=True, help="Whether to write the contact sheet.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ... or auto.")
-    add_overrides(parser, OVERRIDES)
+    parser.add_argument(
+        "--names", type=str | None, help="What to look for, 'dotted red star,lawn,...', or a file of names."
+    )
+    add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS])
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
+    class_names: Sequence[str] = checkpoint.class_names
     with user_errors():
         config = overridden(checkpoint.config, options, OVERRIDES)
         config = replace(config, train=replace(config.train, device=options.device))
-        forward, reader = create_forward(restore_model(checkpoint), config), create_reader(config.data)
+        model = restore_model(checkpoint)
+        if options.names is not None:
+            vocabulary = rename(checkpoint, listed_names(options.names))
+            class_names = vocabulary.class_names
+            vocabulary.set_names(model, class_names)
+        set_scoring(model, given_options(options, SCORING_OPTIONS))
+        forward, reader = create_forward(model, config), create_reader(config.data)
         images = find_images(options.images, reader.suffixes)
         options.output.mkdir(parents=True, exist_ok=True)
     page = options.output / "index.html"
-    with contact_sheet(page, checkpoint.class_names) if options.contact_sheet else nullcontext() as sheet:
-        failures = predict(
-            forward,
-            images,
-            options.output,
-            checkpoint.class_names,
-            reader=reader,
-            bands=config.data.shown_bands,
-            sheet=sheet,
-        )
+    with contact_sheet(page, class_names) if options.contact_sheet else nullcontext() as sheet:
+        bands = config.data.shown_bands
+        failures = predict(forward, images, options.output, class_names, reader=reader, bands=bands, sheet=sheet)
     print(f"{len(images) - failures} of {len(images)} images: {options.output}")
     if options.contact_sheet:
         print(f"Contact sheet: {page}")

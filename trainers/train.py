@@ -11,12 +11,20 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 
-from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    resolve_statistics,
+    resolve_unseen,
+)
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
-from trainers.engine.engines import create_evaluator
+from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward, resolve_device
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.models import has_random_text
 from trainers.options.config import Config, TrainConfig
@@ -50,16 +58,20 @@ def train(config: Config) -> None:
         UserError: Something in the options, the data or the checkpoint must be put right first; or the run cannot
             go on, see `trainers.run.failures`.
     """
+    config = resolve_unseen(config)
     folder, first = Path(config.train.output), idist.get_rank() == 0
     with user_errors():
         resumed = find_checkpoint(folder, config.train)
         train_set = create_dataset(config.data, config.data.train_split)
         val_set = create_dataset(config.data, config.data.val_split)
-        class_names = tuple(train_set.class_names)
+        vocabulary = create_vocabulary(config, train_set.class_names)
         if resumed:
-            check_resumable(resumed, folder, config, class_names)
+            check_resumable(resumed, folder, config, vocabulary.class_names)
+            vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary
         torch.manual_seed(config.train.seed)
-        model = create_model(config, class_names)
+        model = create_model(config, vocabulary)
+        if vocabulary.unseen:
+            vocabulary.named(model, vocabulary.class_names)  # what is wrong with a name should be told at once
         resolve_device(config.train.device)
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config)
@@ -76,9 +88,9 @@ def train(config: Config) -> None:
         forward.model.load_state_dict(resumed.model)
         training.load(resumed)
     with Interruption() as interruption, run_failures(folder):
-        progress = create_progress(config, forward, training, val_set, class_names, interruption, resumed)
+        progress = create_progress(config, forward, training, val_set, vocabulary, interruption, resumed)
         if first:
-            print(describe(config, forward, train_set, val_set), flush=True)
+            print(describe(config, forward, vocabulary, len(train_set), len(val_set)), flush=True)
             (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         training.trainer.add_event_handler(Events.ITERATION_COMPLETED, progress)
         if resumed:
@@ -129,20 +141,20 @@ def create_progress(
     forward: Forward,
     training: Training,
     val_set: SegmentationDataset,
-    class_names: Sequence[str],
+    vocabulary: Vocabulary,
     interruption: Interruption,
     resumed: Checkpoint | None,
 ) -> Progress:
     """Builds what follows a step: validation, checkpoints, and what the first process writes down."""
     folder, rank = Path(config.train.output), idist.get_rank()
     evaluated = forward if training.average is None else create_forward(training.average, config)
-    evaluator = create_evaluator(evaluated, num_classes=len(class_names))
+    evaluator = Evaluator(evaluated, vocabulary)
     logbook, bar = None, None
     if rank == 0:
         start = training.trainer.state.iteration
         logbook = Logbook(
             folder,
-            class_names=class_names,
+            class_names=vocabulary.class_names,
             overlays=config.train.overlays,
             bands=config.data.shown_bands,
             start_iteration=start,
@@ -169,7 +181,7 @@ def create_progress(
     def snapshot(iteration: int) -> Checkpoint:
         return Checkpoint(
             config=config,
-            class_names=tuple(class_names),
+            class_names=vocabulary.class_names,
             iteration=iteration,
             validation=validation.state,
             model=forward.model.state_dict(),
@@ -177,17 +189,20 @@ def create_progress(
             optimizer=training.optimizer.state_dict(),
             scheduler=training.scheduler.state_dict(),
             scaler=training.scaler.state_dict(),
+            bank=vocabulary.bank,
+            bank_encoder=vocabulary.bank_encoder,
         )
 
     return Progress(config.train, folder, validation, snapshot, interruption)
 
 
-def describe(config: Config, forward: Forward, train_set: SegmentationDataset, val_set: SegmentationDataset) -> str:
+def describe(config: Config, forward: Forward, vocabulary: Vocabulary, train_length: int, val_length: int) -> str:
     """What is about to be trained; says so where the class names carry no meaning."""
     model = config.model
+    unseen = f", {len(vocabulary.unseen)} of them unseen in training" if vocabulary.unseen else ""
     text = (
-        f"{model.arch} on {model.encoder_name}: {len(train_set.class_names)} classes, {len(train_set)} training "
-        f"and {len(val_set)} validation images, {forward.device} in {str(forward.dtype).removeprefix('torch.')}"
+        f"{model.arch} on {model.encoder_name}: {len(vocabulary.class_names)} classes{unseen}, {train_length} training "
+        f"and {val_length} validation images, {forward.device} in {str(forward.dtype).removeprefix('torch.')}"
     )
     if idist.get_world_size() > 1:
         text += f", {idist.get_world_size()} processes"

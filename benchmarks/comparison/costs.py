@@ -13,7 +13,7 @@ from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Costs
 from benchmarks.measure import count_flops, peak_bytes, time_in_turn
 from benchmarks.report import describe_machine
-from trainers.assemble import create_forward, create_model, resolve_statistics
+from trainers.assemble import create_forward, create_model, create_vocabulary, resolve_statistics
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import user_errors
 from trainers.options.config import Config
@@ -88,7 +88,7 @@ def _create(config: Config, folder: Path) -> _Contender:
     val_set = usable_dataset(config.data, config.data.val_split, folder)
     with user_errors():
         torch.manual_seed(config.train.seed)
-        model = create_model(config, train_set.class_names)
+        model = create_model(config, create_vocabulary(config, train_set.class_names))
         config = resolve_statistics(config, model, train_set)
         forward = create_forward(model, config)
         training = create_training(config, forward, train_set, start_iteration=0)

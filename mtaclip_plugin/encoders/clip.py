@@ -12,7 +12,7 @@ from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mtaclip_plugin.encoders.plain_vit import PlainViT
+from mtaclip_plugin.encoders.plain_vit import PlainViT, map_at_stride_16
 
 
 class ClipEncoder(nn.Module):
@@ -55,6 +55,41 @@ class ClipEncoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Images (B, C, H, W) to themselves and the tower's maps."""
         return self.body(image)
+
+    @property
+    def cell_size(self) -> int:
+        """Side in pixels of a cell of what ``unpooled`` gives."""
+        return self.body.patch_size if isinstance(self.body, PlainViT) else 32
+
+    def unpooled(self, image: Tensor) -> Tensor:
+        """What the tower's own pooling starts from, where all stages were kept.
+
+        Args:
+            image: (B, C, H, W), sides multiples of ``cell_size``.
+
+        Returns:
+            The last map (B, width, H/32, W/32) of a ``ModifiedResNet``; the tokens (B, 1 + cells, width) that the
+            last block of a ``VisionTransformer`` gets, the class token first.
+        """
+        if isinstance(self.body, PlainViT):
+            tokens: Any = self.body.body
+            return tokens.before_last_block(image)[0]
+        return self.body(image)[-1]
+
+    def maps_and_unpooled(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """``forward`` and ``unpooled`` of the same images in one pass."""
+        if not isinstance(self.body, PlainViT):
+            maps = self.body(image)
+            return maps, maps[-1]
+        body: Any = self.body.body
+        unpooled: list[Tensor] = []
+
+        def tokens_of(image: Tensor) -> Tensor:
+            tokens, grid = body.before_last_block(image)
+            unpooled.append(tokens)
+            return body.as_map(body.transformer.resblocks[-1](tokens), grid)
+
+        return [image, map_at_stride_16(tokens_of, self.body.patch_size, image)], unpooled[0]
 
 
 class _ResNetMaps(nn.Module):
@@ -99,10 +134,25 @@ class _ViTTokens(nn.Module):
         self.transformer.grad_checkpointing = enable
 
     def forward(self, image: Tensor) -> Tensor:
+        tokens, grid = self.embed(image)
+        return self.as_map(self.transformer(tokens), grid)
+
+    def embed(self, image: Tensor) -> tuple[Tensor, torch.Size]:
+        """The tokens (B, 1 + h·w, width) of images, the class token first, and their grid (h, w)."""
         patches = self.conv1(image)
         grid = patches.shape[-2:]
         class_token = self.class_embedding.expand(patches.shape[0], 1, -1)  # len() would fix the batch of an export
         tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], 1)
         positions = resample_abs_pos_embed(self.positional_embedding[None], list(grid), list(self.grid_size))
-        tokens = self.ln_post(self.transformer(self.ln_pre(tokens + positions)))
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+        return self.ln_pre(tokens + positions), grid
+
+    def before_last_block(self, image: Tensor) -> tuple[Tensor, torch.Size]:
+        """The tokens (B, 1 + h·w, width) that the last block gets, and their grid."""
+        tokens, grid = self.embed(image)
+        for block in self.transformer.resblocks[:-1]:
+            tokens = block(tokens)
+        return tokens, grid
+
+    def as_map(self, tokens: Tensor, grid: torch.Size) -> Tensor:
+        """What the last block gives as a map (B, width, h, w)."""
+        return self.ln_post(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
-from timm.layers.format import Format
-from timm.layers.patch_embed import PatchEmbed
 from timm.models import is_model_in_modules
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mtaclip_plugin.encoders.plain_vit import TIMM_MODULES, forget_size, map_at_stride_16
+from mtaclip_plugin.encoders.plain_vit import TIMM_MODULES, let_size_vary, map_at_stride_16
 
 
 def build_dpt_encoder(name: str, *, in_channels: int, pretrained: bool, **options: Any) -> TimmViTEncoder:
@@ -39,19 +36,10 @@ def take_any_size(encoder: TimmViTEncoder) -> None:
         ValueError: for a vision transformer that can only be built so.
     """
     model: Any = encoder.model
-    if not hasattr(model, "dynamic_img_size"):
-        return  # it is found out what sizes it takes
-    if not model.dynamic_img_size:
-        if not isinstance(encoder.model, VisionTransformer) or type(model.patch_embed) is not PatchEmbed:
-            raise ValueError(
-                f"the encoder '{encoder.name}' takes images of one size; build its DPT with dynamic_img_size=True"
-            )
-        # All that the option does where timm builds the model.
-        model.dynamic_img_size = True
-        model.patch_embed.strict_img_size = False
-        model.patch_embed.flatten = False
-        model.patch_embed.output_fmt = Format.NHWC
-    forget_size(model)
+    if hasattr(model, "dynamic_img_size") and not let_size_vary(model):  # of others it is found out
+        raise ValueError(
+            f"the encoder '{encoder.name}' takes images of one size; build its DPT with dynamic_img_size=True"
+        )
 
 
 def encode(encoder: nn.Module, image: Tensor) -> Sequence[Tensor]:

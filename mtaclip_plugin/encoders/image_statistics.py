@@ -9,6 +9,7 @@ import segmentation_models_pytorch as smp
 import timm
 from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 
 from mtaclip_plugin.encoders.clip import ClipEncoder
 from mtaclip_plugin.encoders.names import timm_name
@@ -32,8 +33,9 @@ class Preprocessing:
 def preprocessing(model: SegmentationModel) -> Preprocessing:
     """What the images of a model's encoder are to be normalised with.
 
-    That is what the weights were trained with: as open_clip says for ``"clip"``, timm for its models, and smp for
-    its own ones where the model's configuration names weights; ImageNet's otherwise.
+    That is what the model was built with as ``image_mean`` and ``image_std``, and otherwise what the weights were
+    trained with: as open_clip says for ``"clip"``, timm for its models, and smp for its own ones where the model's
+    configuration names weights; ImageNet's otherwise.
 
     Args:
         model: an ``MTACLIP`` or another model of smp, with three input channels.
@@ -48,7 +50,14 @@ def preprocessing(model: SegmentationModel) -> Preprocessing:
             f"mean and standard deviation are known for three channels, the model takes {config['in_channels']}; "
             "take those of your own images"
         )
-    encoder = model.encoder
+    mean, std = config.get("image_mean"), config.get("image_std")
+    if mean is not None and std is not None:
+        return _preprocessing(mean, std)
+    weights = _of_weights(model.encoder, config)
+    return _preprocessing(mean or weights.mean, std or weights.std)
+
+
+def _of_weights(encoder: nn.Module, config: dict[str, Any]) -> Preprocessing:
     if isinstance(encoder, ClipEncoder):
         return _preprocessing(encoder.image_mean.tolist(), encoder.image_std.tolist())
     name, weights = config["encoder_name"], config["encoder_weights"]

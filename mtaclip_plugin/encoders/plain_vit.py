@@ -7,6 +7,9 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
+from timm.layers.format import Format
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 STRIDE = 16
@@ -68,6 +71,25 @@ def forget_size(model: Any) -> None:
     """Lets a vision transformer of timm that takes any size be exported for any size."""
     # Else it asserts that the size is right in a sentence with the size, which a traced graph takes for a constant.
     model.patch_embed.img_size = None
+
+
+def let_size_vary(model: Any) -> bool:
+    """Lets a model of timm take images of any size, in place; what it gives at its own size stays.
+
+    Returns:
+        Whether it does now; a vision transformer that can only be built so does not.
+    """
+    if not model.dynamic_img_size:
+        plain = isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
+        if not plain:
+            return False
+        # All that the option does where timm builds the model.
+        model.dynamic_img_size = True
+        model.patch_embed.strict_img_size = False
+        model.patch_embed.flatten = False
+        model.patch_embed.output_fmt = Format.NHWC
+    forget_size(model)
+    return True
 
 
 def build_timm_vit(name: str, *, in_channels: int, pretrained: bool, **options: Any) -> PlainViT:

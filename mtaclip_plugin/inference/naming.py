@@ -1,4 +1,4 @@
-"""What names a mask: the learned class head, the text, or both."""
+"""What names a mask: the learned class head, the text, or both; and CLIP's image tower, where it was asked."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def class_probabilities(prediction: MaskPrediction, scoring: Scoring | Classific
         tensor([[[0.3333, 0.3333, 0.3333]]])
     """
     scoring = as_scoring(scoring)
+    probabilities = _decoder_probabilities(prediction, scoring)
+    if (clip := prediction.clip_probabilities) is None:
+        return probabilities
+    untrained = columns(scoring.untrained, clip.shape[-1], device=clip.device)
+    weights = clip.new_full(untrained.shape, scoring.trained_clip).masked_fill(untrained, scoring.untrained_clip)
+    return join_probabilities(probabilities, clip, weights)
+
+
+def _decoder_probabilities(prediction: MaskPrediction, scoring: Scoring) -> Tensor:
     learned = prediction.class_logits.float()
     if scoring.classification == "learned":
         return learned.softmax(-1)
@@ -59,3 +68,23 @@ def columns(indices: tuple[int, ...], count: int, *, device: torch.device) -> Te
     chosen = torch.zeros(count, dtype=torch.bool, device=device)
     chosen[list(indices)] = True
     return chosen
+
+
+def join_probabilities(decoder: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+    """``decoder^(1-λ) · clip^λ`` of each class, renormalised; "none" keeps the probability that the decoder gives it.
+
+    Args:
+        decoder: (B, Q, K+1) probabilities, "none" last.
+        clip: (B, Q, K) probabilities; where all are 1 the decoder's stay as they are.
+        weights: (K) the λ of each class.
+
+    Returns:
+        (B, Q, K+1) probabilities.
+    """
+    tiny = torch.finfo(decoder.dtype).tiny
+    classes, none = decoder[..., :-1], decoder[..., -1:]
+    total = classes.sum(-1, keepdim=True).clamp(min=tiny)
+    says = (clip < 1).any(-1, keepdim=True)
+    log_decoder, log_clip = ((p.clamp(min=tiny)).log() for p in (classes / total, clip))
+    joined = torch.lerp(log_decoder, log_clip, weights * says).softmax(-1)
+    return torch.cat([joined * total, none], -1)

@@ -30,6 +30,9 @@ class Scoring:
         untrained_text: λ of untrained names, for ``"per_name"``: of those, ``text^λ``.
         calibration: taken off the logits of trained names where there are untrained ones among them, which training
             pushes down.
+        trained_clip: λ of trained names in ``p^(1-λ)·clip^λ``, renormalised over the classes, where CLIP's image tower
+            has been asked what a mask shows; "none" keeps its probability. FC-CLIP has 0.4, OVSeg 0.7.
+        untrained_clip: λ of untrained names in the same; FC-CLIP has 0.8, OVSeg 0.7.
         untrained: columns of the names that the class head was never trained on.
 
     Raises:
@@ -43,6 +46,8 @@ class Scoring:
     trained_text: float = 0.0
     untrained_text: float = 1.0
     calibration: float = 0.0
+    trained_clip: float = 0.4
+    untrained_clip: float = 0.8
     untrained: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -51,6 +56,7 @@ class Scoring:
         check_weights(query_scores=self.query_scores, text_masks=self.text_masks, pixel_scores=self.pixel_scores)
         check_weights(calibration=self.calibration)
         check_shares(trained_text=self.trained_text, untrained_text=self.untrained_text)
+        check_shares(trained_clip=self.trained_clip, untrained_clip=self.untrained_clip)
         if not (self.query_scores or self.text_masks or self.pixel_scores):
             raise ValueError("query_scores, text_masks and pixel_scores are all 0: nothing gives a score")
 

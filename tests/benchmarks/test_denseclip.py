@@ -15,7 +15,7 @@ from benchmarks import denseclip
 from benchmarks.denseclip import DenseCLIP, TextSimilarity
 from tests.trainers.tiny_runs import TINY, failure, run_training, write_folder
 from trainers import evaluate, train
-from trainers.assemble import create_model, restore_model
+from trainers.assemble import create_model, create_vocabulary, restore_model
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.shapes import CLASS_NAMES
 from trainers.engine.criteria import MaskCriterion, Part, PixelCriterion, build_criterion
@@ -23,7 +23,7 @@ from trainers.engine.forward import Forward
 from trainers.models import build_model, reads_bank, text_options
 from trainers.options.config import Config, ModelConfig
 from trainers.run.checkpoints import load_checkpoint
-from trainers.text.text_bank import SHAPES_BANK, load_text_bank
+from trainers.text.text_bank import BANKS, load_text_bank
 
 
 def build(**options: Any) -> DenseCLIP:
@@ -171,16 +171,17 @@ def test_which_architecture_is_told_of_the_text() -> None:
 def test_peers_keep_their_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(smp, "create_model", lambda arch, **options: given.update(options) or nn.Identity())
-    create_model(Config(model=ModelConfig(arch="upernet", encoder_weights=None)), CLASS_NAMES)
+    config = Config(model=ModelConfig(arch="upernet", encoder_weights=None))
+    create_model(config, create_vocabulary(config, CLASS_NAMES))
     assert given == {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None, "classes": len(CLASS_NAMES)}
 
 
 @pytest.mark.parametrize("text_encoder", ["bank", "ViT-B-16", None])
 def test_the_text_is_always_a_bank(text_encoder: str | None) -> None:
-    options = ModelConfig(arch="denseclip", encoder_weights=None, text_encoder=text_encoder)
-    model = create_model(Config(model=options), CLASS_NAMES)
+    config = Config(model=ModelConfig(arch="denseclip", encoder_weights=None, text_encoder=text_encoder))
+    model = create_model(config, create_vocabulary(config, CLASS_NAMES))
     assert isinstance(model, DenseCLIP) and model.class_names == list(CLASS_NAMES)
-    bank = load_text_bank(SHAPES_BANK, CLASS_NAMES)
+    bank = load_text_bank(BANKS["shapes"], CLASS_NAMES)
     torch.testing.assert_close(model.prompts.embeddings, F.normalize(bank, dim=-1))
 
 

@@ -16,7 +16,14 @@ from benchmarks import failure_picture, failures
 from benchmarks.failure_picture import LARGEST_FILE, Row, failure_png
 from benchmarks.failures import Failure, class_section, confusion_section, measure, worst_images
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure
-from trainers.assemble import create_dataset, create_forward, create_model, resolve_statistics, restore_model
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    resolve_statistics,
+    restore_model,
+)
 from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.loaders import create_eval_loader
 from trainers.data.shapes import CLASS_NAMES
@@ -69,7 +76,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = []
     for name, options in {"mtaclip": MTACLIP, "fpn": ["--model.arch=fpn"]}.items():
         config = parse_config([*TINY, *options, "--data.val_length=5"])
-        model = create_model(config, CLASS_NAMES)
+        model = create_model(config, create_vocabulary(config, CLASS_NAMES))
         path = tmp_path_factory.mktemp("runs") / name / "last.pt"
         path.parent.mkdir()
         checkpoint = Checkpoint(

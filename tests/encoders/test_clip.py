@@ -92,6 +92,21 @@ def test_pooled_towers_have_no_last_norm() -> None:
     assert encoder(torch.rand(1, 3, 64, 96))[1].shape == (1, 32, 4, 6)
 
 
+@pytest.mark.parametrize(("name", "side"), [("tiny-resnet", 64), ("tiny-flat", 32), ("tiny-vit-14", 56)])
+def test_what_the_tower_pools_comes_from_the_same_pass(name: str, side: int) -> None:
+    encoder = ClipEncoder(create_clip(name, None).visual, in_channels=3, depth=5).eval()
+    images = torch.rand(2, 3, side, side)
+    maps, unpooled = encoder.maps_and_unpooled(images)
+    assert all(map(torch.equal, maps, encoder(images)))
+    torch.testing.assert_close(unpooled, encoder.unpooled(images))
+    tower = create_clip(name, None).visual.eval()
+    if name == "tiny-resnet":
+        pooled = tower.attnpool(unpooled)
+    else:
+        pooled = tower.ln_post(tower.transformer.resblocks[-1](unpooled))[:, 0] @ tower.proj
+    torch.testing.assert_close(pooled, tower(images))
+
+
 @pytest.mark.parametrize("name", ["tiny-resnet", "tiny-flat"])
 def test_a_grey_image_is_seen_as_before(name: str) -> None:
     colour = build_encoder(f"clip:{name}", weights=None).eval()

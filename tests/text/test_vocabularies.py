@@ -57,3 +57,22 @@ def test_a_typo_gets_a_suggestion(typo: str, meant: str) -> None:
 def test_unknown_names_get_the_list() -> None:
     with pytest.raises(ValueError, match=f"no vocabulary 'zzz'; There are {', '.join(SIZES)}$"):
         mta.vocabulary("zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "unseen_ids"),
+    [
+        ("voc", 15, [15, 16, 17, 18, 19]),
+        ("coco_stuff", 156, [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160]),
+    ],
+)
+def test_zero_shot_splits_have_the_published_ids(name: str, seen: int, unseen_ids: list[int]) -> None:
+    split = mta.zero_shot_split(name)
+    names = [known for known in mta.vocabulary(name) if known != "background"]
+    assert [names.index(unseen) for unseen in split.unseen] == unseen_ids
+    assert len(split.seen) == seen and [*split.seen] == [known for known in names if known not in split.unseen]
+
+
+def test_a_split_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="no zero-shot split 'voc2012'; did you mean 'voc'"):
+        mta.zero_shot_split("voc2012")

@@ -36,7 +36,7 @@ def test_a_run_leaves_all_that_it_promises(mtaclip_run: Path) -> None:
     last = load_checkpoint(mtaclip_run / "last.pt")
     best = load_checkpoint(mtaclip_run / "best.pt")
     assert last.iteration == 4 and best.iteration in (2, 4)
-    assert last.validation.best_mean_iou == best.validation.best_mean_iou == best.validation.scores.mean_iou
+    assert last.validation.best_score == best.validation.best_score == best.validation.scores.mean_iou
     assert config_from_yaml((mtaclip_run / "config.yaml").read_text()) == last.config
     assert sorted(file.name for file in (mtaclip_run / "overlays").iterdir()) == ["val_00000.png", "val_00001.png"]
     with Image.open(mtaclip_run / "overlays" / "val_00000.png") as picture:
@@ -192,7 +192,7 @@ def test_evaluate_takes_other_text_only_where_there_is_text(
 ) -> None:
     options = ["--checkpoint", str(unet_run / "best.pt"), "--device", "cpu"]
     line = failure(evaluate.main, [*options, "--classification", "text"], capsys)
-    assert '--classification is for an "mtaclip" with text' in line
+    assert '--model.classification is for an "mtaclip" with text' in line
     np.save(tmp_path / "small.npy", np.ones((3, 4), dtype=np.float32))
     options = ["--checkpoint", str(mtaclip_run / "best.pt"), "--device", "cpu"]
     line = failure(evaluate.main, [*options, "--text_embeddings", str(tmp_path / "small.npy")], capsys)

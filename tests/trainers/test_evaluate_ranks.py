@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.loaders import create_eval_loader
-from trainers.engine.engines import create_evaluator
+from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward
+from trainers.engine.vocabulary import Vocabulary
 from trainers.run.validation import evaluate_model
 
 NUM_CLASSES = 4
@@ -50,7 +51,7 @@ def evaluate(rank: int, folder: Path) -> None:
     forward = Forward(Levels(), mean=(0.0,) * 3, std=(1.0,) * 3, device=device, precision="float32")
     world_size = idist.get_world_size()
     loader = create_eval_loader(Scenes(), batch_size=2, num_workers=0, rank=rank, world_size=world_size)
-    evaluator = create_evaluator(forward, num_classes=NUM_CLASSES)
+    evaluator = Evaluator(forward, Vocabulary(("sky", "road", "car", "tree")))
     scores = evaluate_model(evaluator, loader)
     if rank == 0:
         metrics = evaluator.state.metrics

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from mtaclip_plugin import vocabulary
+from mtaclip_plugin import vocabulary, zero_shot_split
 from tests.trainers.data.published_trees import write_split
 from trainers import train
 from trainers.data.published import LAYOUTS
@@ -18,6 +19,7 @@ from trainers.run.checkpoints import load_checkpoint
 
 CONFIGS = Path(train.__file__).parent / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*_clip.yaml"))
+ZERO_SHOT = sorted(path.stem for path in CONFIGS.glob("*_zero_shot*.yaml"))
 SMALL = [
     "--data.num_workers=0",
     "--model.text_pretrained=null",
@@ -61,6 +63,12 @@ def test_the_recipes_are_there() -> None:
         "pascal_context_rn50_clip",
         "voc2012_rn50_clip",
     ]
+    assert ZERO_SHOT == [
+        "coco_stuff_zero_shot",
+        "coco_stuff_zero_shot_frozen",
+        "voc2012_zero_shot",
+        "voc2012_zero_shot_frozen",
+    ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -93,18 +101,42 @@ def test_recipes_have_the_official_hyper_parameters(recipe: str) -> None:
     assert config.train.iterations == 1000 * iterations[data.dataset]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ZERO_SHOT)
+def test_zero_shot_recipes_differ_from_those_of_the_paper_in_what_they_say(recipe: str) -> None:
+    config = parse_config(["--config", str(CONFIGS / f"{recipe}.yaml")])
+    paper = parse_config(["--config", str(CONFIGS / "ade20k_vit_b16_clip.yaml")])
+    split = zero_shot_split(LAYOUTS[config.data.dataset].vocabulary)
+    assert config.data.unseen == split.unseen
+    of_dataset = {"dataset": config.data.dataset, "unseen": split.unseen}
+    if config.data.dataset == "voc2012":
+        of_dataset |= {"train_split": "trainaug", "ignore_classes": ("background",)}
+    assert config.data == replace(paper.data, **of_dataset)
+    parts = {"text_masks": 1.0, "pixel_scores": 1.0, "center_text": True, "classification": "per_name"}
+    assert config.model == replace(paper.model, **parts)
+    assert config.loss == replace(paper.loss, text_mask_weight=1.0, pixel_weight=10.0)
+    frozen = {"freeze_encoder": True, "layer_decay": 1.0, "encoder_lr_factor": OptimConfig().encoder_lr_factor}
+    assert config.optim == replace(paper.optim, **(frozen if recipe.endswith("frozen") else {}))
+    iterations = {"voc2012": 20_000, "coco_stuff": 80_000}[config.data.dataset]
+    assert config.train == replace(
+        paper.train, iterations=iterations, validate_every=iterations // 20, output=f"runs/{recipe}"
+    )
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *ZERO_SHOT])
 def test_recipes_train(tmp_path: Path, recipe: str) -> None:
     config = parse_config(["--config", str(CONFIGS / f"{recipe}.yaml")])
-    ids = (np.arange(40 * 48).reshape(40, 48) // 160).astype(np.uint8)  # 0 to 11: at most as many classes as queries
+    first = {"voc2012": 9, "coco_stuff": 19}[config.data.dataset] if config.data.unseen else 0  # some are unseen there
+    ids = (np.arange(40 * 48).reshape(40, 48) // 160 + first).astype(np.uint8)  # at most as many classes as queries
     for split in (config.data.train_split, config.data.val_split):
         write_split(tmp_path / "data", config.data.dataset, split, ids, count=2)
-    tower = "small-vit" if "vit" in recipe else "small-resnet"
+    tower = "small-vit" if "vit" in recipe or config.data.unseen else "small-resnet"
     crop = "[32,64]" if config.data.dataset == "cityscapes" else "[32,32]"
     paths = ["--data.root", str(tmp_path / "data"), "--train.output", str(tmp_path / "run")]
     options = ["--model.text_encoder", tower, "--data.crop_size", crop]
     train.main(["--config", str(CONFIGS / f"{recipe}.yaml"), *SMALL, *options, *paths])
     last = load_checkpoint(tmp_path / "run" / "last.pt")
-    assert last.iteration == 2 and last.class_names == vocabulary(LAYOUTS[config.data.dataset].vocabulary)
+    names = vocabulary(LAYOUTS[config.data.dataset].vocabulary)
+    assert last.iteration == 2 and last.class_names == names[len(config.data.ignore_classes) :]
+    assert last.vocabulary.unseen == config.data.unseen
     assert all(torch.isfinite(tensor).all() for tensor in last.model.values() if tensor.is_floating_point())
     assert last.config.data.mean == config.data.mean  # not CLIP's own

@@ -12,6 +12,7 @@ from PIL import Image
 from trainers import train
 
 TINY = [
+    "--data.dataset=shapes",
     "--data.size=40",
     "--data.train_length=6",
     "--data.val_length=3",

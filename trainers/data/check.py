@@ -12,6 +12,7 @@ from typing import Literal
 import ignite.distributed as idist
 
 from trainers.data.batch import SegmentationDataset
+from trainers.data.class_selection import ClassSelection
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import Pair, PairDataset
 from trainers.foundation.processes import from_first_process
@@ -41,6 +42,11 @@ def check_before_training(
         ValueError: a sample is bad and ``on_error`` is "stop", or all are.
         OSError: the folder cannot be written to.
     """
+    if isinstance(dataset, ClassSelection):  # whatever is selected of them, it is the same files that are read
+        usable = check_before_training(
+            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers
+        )
+        return ClassSelection(usable, dataset.class_names)
     if not isinstance(dataset, PairDataset):
         return dataset
     bad = _find_bad_once(dataset, split=split, file=folder / CHECKED_FILE, num_workers=num_workers)

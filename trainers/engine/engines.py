@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import cast
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
@@ -19,9 +20,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainers.data.augment import BatchAugmentation
-from trainers.data.batch import Batch
+from trainers.data.batch import IGNORE_INDEX, Batch
+from trainers.data.class_selection import selection_table
 from trainers.engine.criteria import Criterion, Part
 from trainers.engine.forward import Forward
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
 from trainers.foundation.files import save_whole
 from trainers.foundation.randomness import derive_generators, derive_seed
@@ -53,10 +56,16 @@ class EvalStep:
     Attributes:
         batch: The batch, its labels on the evaluator's device; its images stay where they were read.
         prediction: (B, H, W) int64 class ids.
+        unseen_labels: (B, H, W) the unseen class of each pixel by its place among the unseen, 255 for all other
+            pixels; ``None`` without unseen classes.
+        unseen_prediction: (B, H, W) what is predicted of them where the names of the unseen alone are known; ``None``
+            without unseen classes.
     """
 
     batch: Batch
     prediction: Tensor
+    unseen_labels: Tensor | None = None
+    unseen_prediction: Tensor | None = None
 
 
 def create_trainer(
@@ -170,36 +179,59 @@ def _not_finite(forward: Forward, batch: Batch, folder: Path, *, iteration: int,
     )
 
 
-def create_evaluator(forward: Forward, *, num_classes: int) -> Engine:
+class Evaluator(Engine):
     """An engine that predicts images of any size and counts in ``state.metrics``.
 
     ``"confusion"`` is the confusion matrix (K, K), ``"boundary"`` a `trainers.scores.boundary.BoundaryCounts`: both
-    over all processes, without ignored pixels and the padding of the batch.
-    `trainers.scores.metrics.segmentation_scores` reads them.
+    over all processes, without ignored pixels and the padding of the batch. Where the vocabulary has unseen classes,
+    each run begins with giving the model the names of all, and ``"unseen"`` is the confusion matrix (U, U) of the
+    unseen ones where no other names are known. `trainers.scores.metrics.segmentation_scores` reads them.
 
     Args:
         forward: The model, with its normalisation and precision.
-        num_classes: K.
+        vocabulary: The K classes, and which of them the model is not trained on.
+
+    Attributes:
+        forward: What predicts: the model itself, or one of its weights with the names of all classes.
+        unseen_forward: What predicts with the names of the unseen classes alone.
     """
 
-    def step(engine: Engine, batch: Batch) -> EvalStep:
-        batch = replace(batch, labels=batch.labels.to(forward.device, non_blocking=True))
-        return EvalStep(batch=batch, prediction=predict_batch(forward, batch))
+    def __init__(self, forward: Forward, vocabulary: Vocabulary) -> None:
+        super().__init__(self._look)
+        self.forward = self.unseen_forward = self._source = forward
+        self.vocabulary = vocabulary
+        self._unseen_table = selection_table(vocabulary.class_names, vocabulary.unseen).to(forward.device)
+        self.add_event_handler(Events.STARTED, self._give_names)
+        self._count("confusion", len(vocabulary.class_names), lambda step: (step.prediction, step.batch.labels))
+        boundary = BoundaryMetric(
+            len(vocabulary.class_names),
+            device=forward.device,
+            output_transform=lambda step: (step.prediction, step.batch.labels, step.batch.sizes),
+        )
+        boundary.attach(self, "boundary")
+        if vocabulary.unseen:
+            self._count("unseen", len(vocabulary.unseen), lambda step: (step.unseen_prediction, step.unseen_labels))
+        _quiet(self)
 
-    evaluator = _quiet(Engine(step))
-    confusion = LabelConfusionMatrix(
-        num_classes,
-        device=forward.device,
-        output_transform=lambda output: (output.prediction, output.batch.labels),
-    )
-    confusion.attach(evaluator, "confusion")
-    boundary = BoundaryMetric(
-        num_classes,
-        device=forward.device,
-        output_transform=lambda output: (output.prediction, output.batch.labels, output.batch.sizes),
-    )
-    boundary.attach(evaluator, "boundary")
-    return evaluator
+    def _count(self, name: str, num_classes: int, pair: Callable[[EvalStep], tuple[Tensor | None, ...]]) -> None:
+        LabelConfusionMatrix(num_classes, device=self._source.device, output_transform=pair).attach(self, name)
+
+    def _give_names(self) -> None:
+        if self.vocabulary.unseen:
+            model = self._source.model
+            self.forward = self._source.of(self.vocabulary.named(model, self.vocabulary.class_names))
+            self.unseen_forward = self._source.of(self.vocabulary.named(model, self.vocabulary.unseen))
+
+    def _look(self, engine: Engine, batch: Batch) -> EvalStep:
+        batch = replace(batch, labels=batch.labels.to(self.forward.device, non_blocking=True))
+        prediction = predict_batch(self.forward, batch)
+        if not self.vocabulary.unseen:
+            return EvalStep(batch, prediction)
+        labels = self._unseen_table[batch.labels]
+        # Images that show none of them have no say in how they are told from one another.
+        shown = bool((labels != IGNORE_INDEX).any())
+        alone = predict_batch(self.unseen_forward, batch) if shown else torch.zeros_like(labels)
+        return EvalStep(batch, prediction, unseen_labels=labels, unseen_prediction=alone)
 
 
 def predict_batch(forward: Forward, batch: Batch) -> Tensor:

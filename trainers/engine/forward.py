@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from copy import copy
+from typing import Any, Self, cast
 
 import ignite.distributed as idist
 import torch
@@ -56,6 +57,12 @@ class Forward:
         self._evaluation = evaluation
         self._normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
 
+    def of(self, model: SegmentationModel) -> Self:
+        """The same way through another model on the same device."""
+        other = copy(self)
+        other.model = other.trained = model
+        return other
+
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What the trained model gives for ``images`` (B, C, H, W); ``options`` go to the model."""
         return self._run(self.trained, images, **options)
@@ -86,24 +93,30 @@ class Forward:
         Otherwise the one strip is the whole.
         """
         self.model.eval()
-        evaluation = self._evaluation or EvalConfig()
-        scales, flip = evaluation.scales, evaluation.flip
-        if evaluation.mode == "slide":
-            window, stride = evaluation.window, evaluation.stride
-            strips = score_strips(
-                self._scores, images, self._load, window=window, stride=stride, scales=scales, flip=flip
-            )
-            for scores in strips:
+        if self._evaluation is not None and not _looks_once(self._evaluation):
+            for scores in self._score_strips(images, self._evaluation):
                 yield scores.argmax(1)
             return
         images = self._load(images)
-        if flip or scales != (1.0,):
-            yield average_views(self._scores, images, scales=scales, flip=flip).argmax(1)
         # Ids here are columns of the logits; of a single column, predict_labels gives a binary mask instead.
-        elif isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
+        if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
             yield self._run(self.model.predict_labels, images)
         else:
             yield self._logits(images).argmax(1)
+
+    @torch.inference_mode()
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, K, H, W) of ``images`` (B, C, H, W), of which `predict_labels` takes the highest."""
+        self.model.eval()
+        return torch.cat(list(self._score_strips(images, self._evaluation or EvalConfig())), 2)
+
+    def _score_strips(self, images: Tensor, evaluation: EvalConfig) -> Iterator[Tensor]:
+        """Scores (B, K, rows, W) of ``images`` (B, C, H, W), averaged over windows, scales and flips."""
+        scales, flip = evaluation.scales, evaluation.flip
+        if evaluation.mode == "whole":
+            return iter([average_views(self._scores, self._load(images), scales=scales, flip=flip)])
+        window, stride = evaluation.window, evaluation.stride
+        return score_strips(self._scores, images, self._load, window=window, stride=stride, scales=scales, flip=flip)
 
     def _scores(self, images: Tensor) -> Tensor:
         """(B, K, H, W) float32: the scores of an "mtaclip" as its masks give them, of other models probabilities."""
@@ -124,6 +137,10 @@ class Forward:
         padding = (0, -width % multiple, 0, -height % multiple)
         logits: Tensor = self._run(self.model, F.pad(images, padding, mode="replicate"))
         return logits[..., :height, :width]
+
+
+def _looks_once(evaluation: EvalConfig) -> bool:
+    return evaluation.mode == "whole" and evaluation.scales == (1.0,) and not evaluation.flip
 
 
 def resolve_device(name: str) -> torch.device:

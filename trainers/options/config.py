@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainers.foundation.errors import UserError
+from trainers.foundation.errors import UserError, user_errors
+from trainers.foundation.names import read_names
 
-DatasetName = Literal["shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"]
+DatasetName = Literal[
+    "kinds", "shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"
+]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
@@ -30,11 +33,17 @@ class DataConfig:
     """What is read, and how a training crop is made of it."""
 
     dataset: DatasetName = "shapes"
-    """The generated demo; a folder of images/SPLIT, annotations/SPLIT and classes.txt; or a published dataset."""
+    """Generated scenes of 64 kinds of figures, or of 11; a folder of images/SPLIT, annotations/SPLIT and classes.txt;
+    or a published dataset."""
     root: str | None = None
-    """The folder of the dataset, not for "shapes"; null: the environment variable MTACLIP_DATA."""
+    """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    ignore_classes: tuple[str, ...] = ()
+    """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
+    unseen: tuple[str, ...] | str | None = None
+    """Names of classes that are kept from training and named by their text in evaluation, e.g. [sheep,sofa]; or a file
+    with one name a line; null: those that the dataset itself keeps back, as "kinds" does, [] none."""
     on_error: Literal["stop", "skip"] = "stop"
     """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
     train_split: str = "train"
@@ -49,11 +58,11 @@ class DataConfig:
     show: tuple[int, ...] | None = None
     """Bands that are drawn as red, green and blue, or one as grey, counted from 1; null: the first three or one."""
     size: int = 128
-    """Side of the images of the dataset "shapes", in pixels."""
+    """Side of generated images, in pixels."""
     train_length: int = 2000
-    """Number of training images of the dataset "shapes"."""
+    """Number of generated training images."""
     val_length: int = 100
-    """Number of validation images of the dataset "shapes"."""
+    """Number of generated validation images."""
     crop_size: tuple[int, int] = (128, 128)
     """Height and width of a training crop, in pixels."""
     scale_range: tuple[float, float] = (0.75, 1.5)
@@ -73,7 +82,9 @@ class DataConfig:
     """Processes that decode and cut images; 0: the training process does it."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that no image can have."""
+        """Refuses sizes that no image can have; from a file of names on, the names are what is known."""
+        if isinstance(self.unseen, str):
+            object.__setattr__(self, "unseen", tuple(_listed(self.unseen)))
         require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
         low, high = self.scale_range
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
@@ -108,6 +119,12 @@ class DataConfig:
         """The bands that are drawn as red, green and blue, or the one that is drawn as grey, counted from 1."""
         return self.show or ((1,) if self.channels in (1, 2) else (1, 2, 3))
 
+    @property
+    def unseen_names(self) -> tuple[str, ...]:
+        """The names in ``unseen``, once it is known what those of the dataset itself are."""
+        assert not isinstance(self.unseen, str)
+        return self.unseen or ()
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -124,7 +141,7 @@ class ModelConfig:
     text_pretrained: str | None = "openai"
     """Tag of the open_clip model's weights; null: random."""
     text_embeddings: str | None = None
-    """File of the bank, .npy or .safetensors; null: the one that comes with the dataset "shapes"."""
+    """File of the bank, .npy or .safetensors; null: the one that comes with a generated dataset."""
     num_prompts: int = 3
     """Contexts P learned for the class names."""
     context_length: int = 8
@@ -151,8 +168,22 @@ class ModelConfig:
     """Attention heads of both decoders."""
     text_positions: Literal["prompt", "token"] = "prompt"
     """One learned position for each prompt, or one for each text token."""
-    classification: Literal["learned", "text", "ensemble"] = "learned"
-    """What names the masks at inference: the class head, the text, or both."""
+    center_text: bool = False
+    """Take off what the texts of all classes have in common."""
+    classification: Literal["learned", "text", "ensemble", "per_name"] = "learned"
+    """What names the masks at inference: the class head, the text, both, or per_name the one or the other."""
+    query_scores: float = 1.0
+    """Weight of the queries' masks in the scores."""
+    text_masks: float = 0.0
+    """Weight of the masks of the classes' own text in the scores, which loss.text_mask_weight trains."""
+    pixel_scores: float = 0.0
+    """Weight of the pixels' likeness to text in the scores, which loss.pixel_weight trains."""
+    trained_text: float = 0.0
+    """Share of the text in naming trained classes, with per_name."""
+    untrained_text: float = 1.0
+    """Power of the text in naming classes that were not trained, with per_name."""
+    calibration: float = 0.0
+    """Taken off the logits of trained classes where there are others, which training pushes down."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +205,10 @@ class LossConfig:
     """Which query learns a mask: the one of least cost, or the one with the number of its class, for few classes."""
     absent_mask_weight: float = 0.0
     """Weight of the cross-entropy that keeps masks of absent classes empty, e.g. mask_weight; with by_class only."""
+    text_mask_weight: float = 0.0
+    """Weight of the losses of the masks of the classes' own text, e.g. 1; needs model.text_masks."""
+    pixel_weight: float = 0.0
+    """Weight of the losses of the pixels' likeness to text, e.g. 10; needs model.pixel_scores."""
     no_object_weight: float = 0.1
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048
@@ -291,6 +326,16 @@ class Config:
     """How validation, evaluation and prediction run the model on an image."""
     train: TrainConfig = TrainConfig()
     """The run itself."""
+
+
+def _listed(file: str) -> list[str]:
+    with user_errors():
+        try:
+            return read_names(Path(file))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"--data.unseen is neither a list of names, as '[sheep,sofa]', nor a file that is there: {file}."
+            ) from error
 
 
 def data_root(config: DataConfig) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -12,12 +13,14 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from trainers.options.config import Config, require
 from trainers.options.help_format import CommandLineHelp
 
+DEMO = Path(__file__).parents[1] / "configs" / "kinds.yaml"
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def _parser(
     command: str = "python -m trainers.train",
-    purpose: str = "Trains a segmentation model; without options, the demo on generated shapes.",
+    purpose: str = "Trains a segmentation model; without --config and --data.dataset, the demo.",
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog=command,
@@ -36,6 +39,8 @@ def _parser(
 def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Config:
     """Reads ``--config FILE`` and ``--section.key value`` from ``arguments`` (default: the command line).
 
+    Where these name neither a file nor a dataset, they are those of the demo.
+
     Args:
         arguments: of the command line.
         **described: ``command`` and ``purpose`` in its help, if other than those of the training.
@@ -45,7 +50,10 @@ def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Co
         UserError: A value out of its range.
     """
     parser = _parser(**described)
-    namespace = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not any(argument.partition("=")[0] in ("--config", "--data.dataset") for argument in given):
+        given = [f"--config={DEMO}", *given]
+    namespace = parser.parse_args(given)
     _refuse_nulls(namespace)
     return _config(parser.instantiate(namespace))
 

@@ -75,6 +75,10 @@ class Logbook:
         self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
         if not math.isnan(scores.boundary_f_score):  # as it is where no label shows a contour
             self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
+        if scores.zero_shot is not None:
+            for name, value in scores.zero_shot.named().items():
+                if not math.isnan(value):
+                    self._writer.add_scalar(f"{SCORES}/IoU, {name}", value, iteration)
         for name, iou in zip(self._class_names, scores.class_iou, strict=True):
             if iou is not None:
                 self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)

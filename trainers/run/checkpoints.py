@@ -9,7 +9,9 @@ from typing import Any, Self
 from zipfile import ZipFile
 
 import torch
+from torch import Tensor
 
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
 from trainers.foundation.files import save_whole
 from trainers.options.config import Config
@@ -26,18 +28,22 @@ class ValidationState:
     Attributes:
         iteration: Iterations that were done before the last one; 0 before the first.
         scores: What the last one gave; ``None`` before the first.
-        best_mean_iou: The best mean IoU so far; ``None`` before the first.
+        best_score: The best `SegmentationScores.decisive` so far; ``None`` before the first.
     """
 
     iteration: int = 0
     scores: SegmentationScores | None = None
-    best_mean_iou: float | None = None
+    best_score: float | None = None
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` made a dictionary of."""
+        """What ``dataclasses.asdict`` made a dictionary of, also in the time when the best score was the mean IoU."""
         scores = content["scores"]
-        return cls(**content | {"scores": None if scores is None else SegmentationScores(**scores)})
+        return cls(
+            iteration=content["iteration"],
+            scores=None if scores is None else SegmentationScores.from_dict(scores),
+            best_score=content["best_score"] if "best_score" in content else content["best_mean_iou"],
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Checkpoint:
 
     Attributes:
         config: The resolved configuration.
-        class_names: K names in the order of the label ids.
+        class_names: K names in the order of the label ids, those of unseen classes among them.
         iteration: Iterations that are done.
         validation: What the validations so far gave.
         model: The state dict of the model that is trained.
@@ -56,6 +62,8 @@ class Checkpoint:
         optimizer: The optimizer's.
         scheduler: The scheduler's.
         scaler: The gradient scaler's; empty where nothing is scaled.
+        bank: Text embeddings of all classes, see `trainers.engine.vocabulary.Vocabulary`.
+        bank_encoder: What made them.
     """
 
     config: Config
@@ -67,11 +75,25 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
+    bank: Tensor | None = None
+    bank_encoder: str | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes with their text."""
+        unseen = tuple(name for name in self.class_names if name in self.config.data.unseen_names)
+        bank = self.weights.get("prompts.embeddings") if self.bank is None else self.bank
+        return Vocabulary(self.class_names, unseen, bank, self.bank_encoder)
 
     @property
     def weights(self) -> dict[str, Any]:
         """The state dict of the model that is validated: the average where there is one."""
         return self.model if self.average is None else self.average
+
+
+_FIELDS = Checkpoint.__dataclass_fields__.keys()
+_REQUIRED = _FIELDS - {"bank", "bank_encoder"}
+"""What checkpoints have always had."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, previous: Path | None = None) -> None:
@@ -133,7 +155,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"The checkpoint {path} cannot be read: it is cut off, damaged or none.") from error
     if damaged:
         raise UserError(f"The checkpoint {path} cannot be read: its part {damaged} is damaged.")
-    if not isinstance(content, dict) or content.keys() != Checkpoint.__dataclass_fields__.keys():
+    if not isinstance(content, dict) or not _REQUIRED <= content.keys() <= _FIELDS:
         raise UserError(f"{path} is no checkpoint of trainers.train; give the path of a best.pt or last.pt.")
     try:
         read = {

@@ -68,8 +68,8 @@ _FREE_OPTIONS = frozenset(
 """Options that may change on the way: they say where a run goes on and at what cost, but for rounding not where to."""
 
 
-_FIXED_OPTIONS = ("data.channels", "optim.freeze_encoder", "optim.layer_decay")
-"""Options beside the model's that may not change: its first layer and the optimizer's groups depend on them."""
+_FIXED_OPTIONS = ("data.channels", "data.unseen", "optim.freeze_encoder", "optim.layer_decay")
+"""Options beside the model's that may not change: the optimizer's groups, or the model itself, depend on them."""
 
 
 def _options(config: Config) -> dict[str, Any]:

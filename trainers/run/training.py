@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import Batch, SegmentationDataset
+from trainers.data.class_selection import names_without, select_classes
 from trainers.data.loaders import create_train_loader
 from trainers.engine.criteria import build_criterion
 from trainers.engine.encoder_blocks import checkpoint_gradients
@@ -71,6 +72,8 @@ def create_training(
 ) -> Training:
     """Builds the trainer and what it works with, ready for iteration ``start_iteration``, counted from 0.
 
+    Of the dataset's classes it sees those alone that are not to be unseen.
+
     Raises:
         ValueError: Options that do not fit together or the images, or no iteration is left.
     """
@@ -109,8 +112,9 @@ def create_training(
         seed=config.train.seed,
         rank=rank,
     )
+    seen = names_without(dataset.class_names, config.data.unseen_names, option="--data.unseen")
     loader = create_train_loader(
-        dataset,
+        select_classes(dataset, seen),
         batch_size=config.train.batch_size // world_size,
         cut_size=augmentation.cut_size,
         iterations=config.train.iterations,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from torch.utils.data import DataLoader
 
 from trainers.data.batch import Batch
+from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import reading
 from trainers.report.logbook import Logbook
@@ -18,7 +19,7 @@ from trainers.run.interruption import Interruption
 from trainers.scores.metrics import SegmentationScores, segmentation_scores
 
 
-def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> SegmentationScores:
+def evaluate_model(evaluator: Evaluator, loader: DataLoader[Batch]) -> SegmentationScores:
     """Runs the evaluator once over the loader.
 
     Raises:
@@ -28,13 +29,15 @@ def evaluate_model(evaluator: Engine, loader: DataLoader[Batch]) -> Segmentation
     return _scores(evaluator)
 
 
-def _look_at_all(evaluator: Engine, loader: DataLoader[Batch]) -> None:
+def _look_at_all(evaluator: Evaluator, loader: DataLoader[Batch]) -> None:
     evaluator.run(reading(loader), max_epochs=1, epoch_length=len(loader))
 
 
-def _scores(evaluator: Engine) -> SegmentationScores:
-    metrics = evaluator.state.metrics
-    return segmentation_scores(metrics["confusion"], metrics["boundary"])
+def _scores(evaluator: Evaluator) -> SegmentationScores:
+    metrics, unseen = evaluator.state.metrics, evaluator.vocabulary.unseen_ids
+    return segmentation_scores(
+        metrics["confusion"], metrics["boundary"], unseen_alone=metrics.get("unseen"), unseen=unseen
+    )
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Validation:
 
     Attributes:
         forward: The model that is validated.
-        evaluator: See `trainers.engine.engines.create_evaluator`.
+        evaluator: Runs it.
         loader: The validation batches of this process.
         interruption: Ends a validation of a single process at once.
         logbook: The run's; ``None`` in all processes but the first.
@@ -52,7 +55,7 @@ class Validation:
     """
 
     forward: Forward
-    evaluator: Engine
+    evaluator: Evaluator
     loader: DataLoader[Batch]
     interruption: Interruption
     logbook: Logbook | None
@@ -73,25 +76,25 @@ class Validation:
         if idist.get_world_size() == 1 and self.interruption.requested:
             return False  # an evaluator that was ended has no metrics
         scores = _scores(self.evaluator)
-        best = self.state.best_mean_iou
+        best = self.state.best_score
         # Written this way, the first validation is the best one even where no pixel counts and its score is NaN.
-        improved = best is None or not scores.mean_iou <= best
-        best = scores.mean_iou if improved else best
-        self.state = ValidationState(iteration=iteration, scores=scores, best_mean_iou=best)
+        improved = best is None or not scores.decisive <= best
+        best = scores.decisive if improved else best
+        self.state = ValidationState(iteration=iteration, scores=scores, best_score=best)
         self._log(iteration, scores, improved=improved)
         return improved
 
     def _log(self, iteration: int, scores: SegmentationScores, *, improved: bool) -> None:
         if self.logbook is not None:
             self.logbook.log_scores(scores, iteration)
-            embeddings = getattr(self.forward.model, "text_embeddings", None)
+            embeddings = getattr(self.evaluator.forward.model, "text_embeddings", None)
             if embeddings is not None:
                 self.logbook.log_text(embeddings, iteration)
         if self.bar is not None:
-            self.bar.log_message(
-                f"iteration {iteration}: validation mIoU {scores.mean_iou:.4f}, pixel accuracy "
-                f"{scores.pixel_accuracy:.4f}{', the best so far' if improved else ''}"
-            )
+            said = f"validation mIoU {scores.mean_iou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+            if scores.zero_shot is not None:
+                said += "".join(f", {name} {value:.4f}" for name, value in scores.zero_shot.named().items())
+            self.bar.log_message(f"iteration {iteration}: {said}{', the best so far' if improved else ''}")
 
     def _share_statistics(self) -> None:
         """Gives all processes the buffers of the first: norms count on their own between two steps."""

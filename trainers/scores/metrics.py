@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from ignite.metrics import ConfusionMatrix
@@ -13,6 +12,7 @@ from ignite.metrics.metric import reinit__is_reduced
 from torch import Tensor
 
 from trainers.scores.boundary import BoundaryCounts
+from trainers.scores.zero_shot import ZeroShotScores, known, zero_shot_scores
 
 
 class LabelConfusionMatrix(ConfusionMatrix):
@@ -63,6 +63,7 @@ class SegmentationScores:
         class_iou: IoU of each of the K classes, None where the class occurs in neither.
         class_boundary_iou: the same of the boundary IoU.
         class_boundary_f_score: the same of the boundary F-score.
+        zero_shot: the same of seen and unseen classes; ``None`` where all classes are trained on.
     """
 
     mean_iou: float
@@ -73,13 +74,30 @@ class SegmentationScores:
     class_iou: tuple[float | None, ...]
     class_boundary_iou: tuple[float | None, ...]
     class_boundary_f_score: tuple[float | None, ...]
+    zero_shot: ZeroShotScores | None = None
+
+    @property
+    def decisive(self) -> float:
+        """What the best model is the best in: mean IoU, or where there are unseen classes hIoU."""
+        return self.mean_iou if self.zero_shot is None else self.zero_shot.harmonic_mean_iou
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` made a dictionary of."""
+        zero_shot = content.get("zero_shot")
+        return cls(**content | {"zero_shot": None if zero_shot is None else ZeroShotScores(**zero_shot)})
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The scores as JSON values, null for NaN, the classes by name."""
-        return {
-            name: _known(value) if isinstance(value, float) else dict(zip(class_names, value, strict=True))
-            for name, value in vars(self).items()
-        }
+        scores: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                scores[name] = known(value)
+            elif isinstance(value, tuple):
+                scores[name] = dict(zip(class_names, value, strict=True))
+            elif value is not None:
+                scores[name] = value.to_dict(class_names)
+        return scores
 
 
 def class_iou(confusion: Tensor) -> Tensor:
@@ -89,12 +107,16 @@ def class_iou(confusion: Tensor) -> Tensor:
     return hits / (counts.sum(0) + counts.sum(1) - hits)
 
 
-def segmentation_scores(confusion: Tensor, boundaries: BoundaryCounts) -> SegmentationScores:
+def segmentation_scores(
+    confusion: Tensor, boundaries: BoundaryCounts, *, unseen_alone: Tensor | None = None, unseen: Sequence[int] = ()
+) -> SegmentationScores:
     """Read the scores off the counts.
 
     Args:
         confusion: (K,K) counts, rows are labels, columns predictions.
         boundaries: counts of the same pixels.
+        unseen_alone: (U,U) counts of the unseen classes among themselves, where there are any.
+        unseen: their U label ids.
     """
     counts = confusion.to("cpu", torch.float64)
     hits, occurrences, iou = counts.diagonal(), counts.sum(1), class_iou(counts)
@@ -108,6 +130,7 @@ def segmentation_scores(confusion: Tensor, boundaries: BoundaryCounts) -> Segmen
         class_iou=_class_scores(iou),
         class_boundary_iou=_class_scores(boundary_iou),
         class_boundary_f_score=_class_scores(boundary_f_score),
+        zero_shot=None if unseen_alone is None else zero_shot_scores(iou, class_iou(unseen_alone.cpu()), unseen),
     )
 
 
@@ -115,9 +138,13 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
     """The scores as a table for the terminal, one class a line, a dash for what no pixel counts in."""
     columns = (scores.class_iou, scores.class_boundary_iou, scores.class_boundary_f_score)
     means = (scores.mean_iou, scores.boundary_iou, scores.boundary_f_score)
-    rows: list[tuple[str, tuple[float | None, ...]]] = list(zip(class_names, zip(*columns, strict=True), strict=True))
+    unseen = set() if scores.zero_shot is None else {class_names[label] for label in scores.zero_shot.unseen}
+    labels = [f"{name} (unseen)" if name in unseen else name for name in class_names]
+    rows: list[tuple[str, tuple[float | None, ...]]] = list(zip(labels, zip(*columns, strict=True), strict=True))
+    zero_shot = {} if scores.zero_shot is None else scores.zero_shot.named()
     totals = [
         ("mean", means),
+        *((name, (value,)) for name, value in zero_shot.items()),
         ("frequency-weighted", (scores.frequency_weighted_iou,)),
         ("pixel accuracy", (scores.pixel_accuracy,)),
     ]
@@ -128,13 +155,9 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
 
 
 def _line(width: int, name: str, values: Sequence[float | None]) -> str:
-    known = ["-" if _known(value) is None else f"{value:.4f}" for value in values]
-    return f"{name:<{width}}" + "".join(f"{value:>{column}}" for value, column in zip(known, (8, 14, 12), strict=False))
+    texts = ["-" if known(value) is None else f"{value:.4f}" for value in values]
+    return f"{name:<{width}}" + "".join(f"{text:>{column}}" for text, column in zip(texts, (8, 14, 12), strict=False))
 
 
 def _class_scores(values: Tensor) -> tuple[float | None, ...]:
-    return tuple(_known(value) for value in values.tolist())
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+    return tuple(known(value) for value in values.tolist())

@@ -21,12 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
+from trainers.data import kinds, shapes
 from trainers.data.folder import read_class_names
-from trainers.data.shapes import CLASS_NAMES
-from trainers.foundation.errors import main_guard, user_errors
+from trainers.foundation.errors import UserError, main_guard, user_errors
 
-SHAPES_BANK = Path(__file__).parents[1] / "data" / "shapes_text.safetensors"
-"""The bank of the class names of ``shapes``, made by this program."""
+ENCODER = "all-MiniLM-L6-v2"
+"""What a bank's file says that made it."""
+GENERATED = {"kinds": kinds.CLASS_NAMES, "shapes": shapes.CLASS_NAMES}
+"""The class names of the generated datasets."""
+
+BANKS = {name: Path(__file__).parents[1] / "data" / f"{name}_text.safetensors" for name in GENERATED}
+"""The banks of the generated datasets, made by this program."""
 
 
 def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
@@ -44,15 +49,25 @@ def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
         ValueError: the file is no bank, or was made for other class names.
     """
     embeddings = load_embeddings(path)
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as bank:
-            made_for = (bank.metadata() or {}).get("class_names")
-        if made_for not in (None, needed := json.dumps(list(class_names))):
-            raise ValueError(
-                f"{path} was made for the classes {made_for}, not for {needed}; make one with "
-                "python -m trainers.text.text_bank."
-            )
+    made_for = _metadata(path).get("class_names")
+    if made_for not in (None, needed := json.dumps(list(class_names))):
+        raise ValueError(
+            f"{path} was made for the classes {made_for}, not for {needed}; make one with "
+            "python -m trainers.text.text_bank."
+        )
     return embeddings
+
+
+def bank_encoder(path: Path) -> str | None:
+    """What made the embeddings in a file, as it says itself; ``None`` where it does not."""
+    return _metadata(path).get("model")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as bank:
+        return bank.metadata() or {}
 
 
 def minilm_folder() -> Path:
@@ -94,7 +109,7 @@ def embed_sentences(sentences: Sequence[str]) -> Tensor:
 def save_text_bank(class_names: Sequence[str], path: Path) -> None:
     """Embed class names and write the bank, (K,T) with the names beside it."""
     embeddings = embed_sentences(class_names)  # as they are: a template brings them nearer to each other
-    metadata = {"class_names": json.dumps(list(class_names)), "model": "all-MiniLM-L6-v2"}
+    metadata = {"class_names": json.dumps(list(class_names)), "model": ENCODER}
     save_file({"text_embeddings": embeddings}, path, metadata=metadata)
     print(f"wrote {tuple(embeddings.shape)} embeddings to {path}")
 
@@ -104,15 +119,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line) and writes a bank."""
     parser = ArgumentParser(
         prog="python -m trainers.text.text_bank",
-        description="Writes sentence embeddings of class names; without options, those of the demo.",
+        description="Writes sentence embeddings of class names; without options, those of the generated datasets.",
         exit_on_error=False,
     )
-    parser.add_argument("--classes", type=Path | None, help="File with one class name a line; null: the demo's.")
-    parser.add_argument("--output", type=Path, default=SHAPES_BANK, help="The .safetensors file to write.")
+    parser.add_argument("--classes", type=Path | None, help="File with one class name a line.")
+    parser.add_argument("--output", type=Path | None, help="The .safetensors file to write.")
     options = parser.parse_args(arguments)
     with user_errors():
-        names = CLASS_NAMES if options.classes is None else read_class_names(options.classes)
-        save_text_bank(names, options.output)
+        if options.classes is None and options.output is None:
+            for dataset, names in GENERATED.items():
+                save_text_bank(names, BANKS[dataset])
+        elif options.classes is None or options.output is None:
+            raise UserError("--classes FILE and --output FILE go together.")
+        else:
+            save_text_bank(read_class_names(options.classes), options.output)
 
 
 if __name__ == "__main__":

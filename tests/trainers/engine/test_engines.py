@@ -16,9 +16,10 @@ import mtaclip_plugin  # noqa: F401  registers "mtaclip"
 from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import IGNORE_INDEX, Batch, Sample, collate
 from trainers.engine.criteria import Part, build_criterion
-from trainers.engine.engines import TrainStep, create_evaluator, create_trainer
+from trainers.engine.engines import Evaluator, TrainStep, create_trainer
 from trainers.engine.forward import Forward, Precision, resolve_device, resolve_precision
 from trainers.engine.optim import create_optimizer, create_scheduler
+from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def sample(height: int, width: int, red: int, label: int) -> Sample:
 
 def test_evaluator_counts_the_images_and_not_their_padding() -> None:
     model = Threshold()
-    evaluator = create_evaluator(threshold_forward(model), num_classes=2)
+    evaluator = Evaluator(threshold_forward(model), Vocabulary(("sky", "road")))
     samples = [sample(9, 5, red=200, label=1), sample(4, 17, red=100, label=1), sample(3, 3, red=0, label=0)]
     samples[2].label[0] = IGNORE_INDEX
     evaluator.run([collate(samples)])
@@ -65,7 +66,7 @@ def test_evaluator_counts_the_images_and_not_their_padding() -> None:
 
 def test_evaluator_predicts_images_of_one_size_together() -> None:
     model = Threshold()
-    evaluator = create_evaluator(threshold_forward(model), num_classes=2)
+    evaluator = Evaluator(threshold_forward(model), Vocabulary(("sky", "road")))
     evaluator.run([collate([sample(8, 8, red=255, label=0), sample(8, 8, red=0, label=0)])])
     assert evaluator.state.metrics["confusion"].tolist() == [[64, 64], [0, 0]]
     assert [tuple(shape) for shape in model.seen] == [(2, 3, 8, 8)]

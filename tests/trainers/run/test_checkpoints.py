@@ -37,7 +37,7 @@ def checkpoint(iteration: int = 7) -> Checkpoint:
                 class_boundary_iou=(0.25, None),
                 class_boundary_f_score=(0.375, None),
             ),
-            best_mean_iou=0.625,
+            best_score=0.625,
         ),
         model={"weight": torch.arange(4096.0)},
         optimizer={"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1, "name": "decoder"}]},

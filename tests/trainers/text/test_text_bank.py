@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from trainers.data.shapes import CLASS_NAMES
-from trainers.text.text_bank import SHAPES_BANK, load_text_bank
+from trainers.text.text_bank import BANKS, load_text_bank
 
 
 def test_the_bank_of_shapes_is_of_unit_norm_and_composes() -> None:
-    text = load_text_bank(SHAPES_BANK, CLASS_NAMES)
+    text = load_text_bank(BANKS["shapes"], CLASS_NAMES)
     assert text.shape == (len(CLASS_NAMES), 384) and text.dtype == torch.float32
     assert torch.allclose(text.norm(dim=1), torch.ones(len(CLASS_NAMES)), atol=1e-5)
     row = {name: text[i] for i, name in enumerate(CLASS_NAMES)}
