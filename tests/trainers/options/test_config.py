@@ -46,7 +46,7 @@ def test_a_file_of_before_bands_has_the_defaults() -> None:
     ("options", "named"),
     [
         ("channels=0", "channels must be at least 1"),
-        ("channels=4", 'the images of "shapes" have 3'),
+        ("dataset=shapes channels=4", 'the images of "shapes" have 3'),
         ("dataset=ade20k channels=1", 'the images of "ade20k" have 3'),
         ("dataset=folder channels=4 photometric=0.5", "photometric distorts red, green and blue; set it to 0"),
         ("mean=[0.5]", "mean must have one number for each of the 3 bands"),
