@@ -2,7 +2,8 @@
 
 Rao, Zhao, Chen, Tang, Zhu, Huang, Zhou, Lu: "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting",
 CVPR 2022. Of it this is the score map and its auxiliary loss, on smp's FPN. In place of learned prompts it has a bank
-of text embeddings, as "mtaclip" can have: the same text, aligned with pixels here and with masks there.
+of text embeddings, as "mtaclip" can have: the same text, aligned with pixels here and with masks there. So it can be
+given other names, too: those the score map alone can tell, at its stride of 32.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class DenseCLIP(SegmentationModel):
         text_embeddings: a tensor, an array, or a ``.npy`` or ``.safetensors`` file, of shape (K, T), or (P, K+1, T)
             with "none" last. ``save_pretrained`` does not keep a tensor: pass it to ``smp.from_pretrained`` again.
 
+    Attributes:
+        class_names: the names that it knows now; ``None`` if there are none.
+        trained_names: those that its head was made for.
+
     Raises:
         ValueError: for no text embeddings, or ones that do not suit K classes.
         FileNotFoundError: if there is no such file of text embeddings.
@@ -96,7 +101,7 @@ class DenseCLIP(SegmentationModel):
             raise ValueError("DenseCLIP needs text_embeddings=, a tensor or a .npy or .safetensors file")
         bank = load_embeddings(text_embeddings)
         *_, text_channels = check_bank_shape(bank.shape, classes)
-        self.class_names = None if class_names is None else check_class_names(class_names, classes)
+        self.class_names = self.trained_names = None if class_names is None else check_class_names(class_names, classes)
         self.encoder = smp.encoders.get_encoder(encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights)
         *shallower, deepest = self.encoder.out_channels
         self.projection = nn.Conv2d(deepest, text_channels, kernel_size=1)
@@ -106,6 +111,32 @@ class DenseCLIP(SegmentationModel):
         self.classification_head = None
         self.name = f"denseclip-{encoder_name}"
         self.initialize()
+
+    def set_text_embeddings(
+        self, source: Tensor | np.ndarray | str | Path, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Puts other text in the place of the present one; with other names, the score map alone says what is where.
+
+        Args:
+            source: see ``text_embeddings``.
+            class_names: its names, if other than the present ones. They are not saved with the model.
+
+        Raises:
+            ValueError: if the model has no names to compare with, or the text suits neither it nor the names.
+            FileNotFoundError: if there is no such file.
+        """
+        names = self.class_names if class_names is None else class_names
+        if names is None or self.trained_names is None:
+            raise ValueError("the model's classes have no names to compare with; build it with class_names=[...]")
+        names, bank = check_class_names(names, len(names)), load_embeddings(source)
+        *_, text_channels = check_bank_shape(bank.shape, len(names))
+        if text_channels != self.projection.out_channels:
+            raise ValueError(
+                f"the text embeddings have T={text_channels} numbers each, the model takes "
+                f"T={self.projection.out_channels}"
+            )
+        self.prompts = TextSimilarity(bank.to(self.prompts.embeddings))
+        self.class_names = names
 
     def forward(self, x: Tensor, return_auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Segments images whose sides are multiples of the encoder's stride.
@@ -125,10 +156,17 @@ class DenseCLIP(SegmentationModel):
             self.check_input_shape(x)
         *shallower, deepest = self.encoder(x)
         scores = self.prompts(self.projection(deepest))
+        if self.class_names != self.trained_names:
+            auxiliary = _auxiliary_logits(scores, x)
+            return (auxiliary, auxiliary) if return_auxiliary else auxiliary
         logits: Tensor = self.segmentation_head(self.decoder([*shallower, torch.cat([deepest, scores], dim=1)]))
         if not return_auxiliary:
             return logits
-        return logits, F.interpolate(scores / TEMPERATURE, size=x.shape[-2:], mode="bilinear")
+        return logits, _auxiliary_logits(scores, x)
+
+
+def _auxiliary_logits(scores: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(scores / TEMPERATURE, size=images.shape[-2:], mode="bilinear")
 
 
 class DenseCLIPCriterion(PixelCriterion):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from trainers.data.classes import NAMES_FILE
 from trainers.data.folder import FolderDataset
-from trainers.data.pairs import Pair
-from trainers.data.reader import PICTURES
-from trainers.data.reading import read_ids
+from trainers.data.pairs import Pair, PairDataset
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.report.pictures import to_pillow
 
@@ -42,19 +40,20 @@ def shrink(root: Path, output: Path, *, factor: float) -> None:
         splits = sorted(path.name for path in (root / "annotations").glob("*") if path.is_dir())
         if not splits:
             raise UserError(f"{root} holds no annotations/SPLIT; set --root to a dataset in the folder format.")
-        pairs = [pair for split in splits for pair in FolderDataset(root, split).pairs]
+        datasets = [FolderDataset(root, split) for split in splits]
+        pairs = [(dataset, pair) for dataset in datasets for pair in dataset.pairs]
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output.parent) as folder:
             copy = Path(folder) / "copy"
-            for pair in tqdm(pairs, desc="shrink", file=sys.stderr):
-                _shrink_pair(pair, root, copy, factor)
-            shutil.copyfile(root / "classes.txt", copy / "classes.txt")
+            for dataset, pair in tqdm(pairs, desc="shrink", file=sys.stderr):
+                _shrink_pair(dataset, pair, root, copy, factor)
+            (copy / NAMES_FILE).write_text("\n".join(datasets[0].class_names) + "\n", encoding="utf-8")
             copy.rename(output)
 
 
-def _shrink_pair(pair: Pair, root: Path, copy: Path, factor: float) -> None:
-    ids = read_ids(pair.mask)
-    image = to_pillow(PICTURES(pair.image, mask_size=(ids.shape[0], ids.shape[1])))
+def _shrink_pair(dataset: PairDataset, pair: Pair, root: Path, copy: Path, factor: float) -> None:
+    pixels, ids = dataset.read_pair(pair)
+    image = to_pillow(pixels)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     depth = np.uint8 if ids.max(initial=0) < 256 else np.uint16
     pictures = {

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
-from trainers.data.folder import read_class_names
+from trainers.data.class_list import read_class_names
 from trainers.foundation.errors import main_guard, user_errors
 
 ClipTemplate = Literal["single", "ensemble"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -73,6 +74,32 @@ def check_width(decoder_channels: int, *, num_heads: int) -> None:
         raise ValueError(
             f"decoder_channels must be a multiple of 64 and of num_heads={num_heads}, got {decoder_channels}"
         )
+
+
+def check_colours(*, image_mean: Sequence[float] | None, image_std: Sequence[float] | None) -> None:
+    """Checks what images are normalised with, where it is given.
+
+    Raises:
+        ValueError: naming the option and what was given.
+    """
+    for name, colour in {"image_mean": image_mean, "image_std": image_std}.items():
+        if colour is None:
+            continue
+        fits = len(colour) == 3 and all(math.isfinite(value) for value in colour)
+        if not fits or (name == "image_std" and min(colour) <= 0):
+            raise ValueError(f"{name} must be three finite numbers, a standard deviation above 0, got {list(colour)}")
+
+
+def refuse_torchscript() -> NoReturn:
+    """Says what to use in the place of TorchScript, whose traces hold for one size of image, or fail.
+
+    Raises:
+        RuntimeError: always, as smp's models do that are not scriptable.
+    """
+    raise RuntimeError(
+        "this model can be neither scripted nor traced by torch.jit, nor exported by torch.onnx.export(dynamo=False): "
+        "take torch.export.export(model.eval(), (images,)), or torch.onnx.export(..., dynamo=True)"
+    )
 
 
 def check_images(images: Tensor, *, channels: int, dtype: torch.dtype) -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtaclip_plugin.arguments import check_positive
-from mtaclip_plugin.decoder import MTACLIPDecoder
+from mtaclip_plugin.decoder import MTACLIPDecoder, select_classes
 from mtaclip_plugin.inference import Classification, Scoring
-from mtaclip_plugin.text import NONE_NAME, EmbeddingBank, PromptLearner, check_class_names, load_embeddings
+from mtaclip_plugin.text import (
+    NONE_NAME,
+    EmbeddingBank,
+    PromptLearner,
+    check_class_names,
+    fold_name,
+    load_embeddings,
+    names_as_saved,
+)
 from mtaclip_plugin.text.bank import check_bank_shape
 from mtaclip_plugin.text.centering import TextCentering
 from mtaclip_plugin.text.evaluation import TextHolder
@@ -43,7 +51,11 @@ class TextGuidedModel(TextHolder):
     def set_class_names(self, names: Sequence[str], *, trained: bool = False) -> None:
         """Exchanges the class list, for other names or another number of them.
 
-        Kept names and "none" keep their rows of the class head, new ones get rows initialised anew; contexts stay.
+        Kept names and "none" keep their rows of the class head, new ones get rows initialised anew; contexts stay. Of
+        the mask queries the first K follow the names, as ``MTACLIPLoss(assignment="by_class")`` has them: a kept
+        name's query goes where the name goes, those of names that leave, then spare ones, fill the places of new
+        names. To the assignment "hungarian" the order of queries means nothing. Names are kept whose letters differ
+        in case or whose white space differs.
         Names that were there when the model was built count as trained, names that come later do not until they are
         passed with ``trained=True``: up to then evaluation classifies by text alone. Training mode, where the class
         head must learn them, follows ``classification``.
@@ -101,7 +113,7 @@ class TextGuidedModel(TextHolder):
             raise ValueError(
                 f"the text embeddings are of P={shape[0]} prompts, the model takes P={num_prompts}, or (K, T) for all"
             )
-        self.prompts = bank_of(embeddings, self._evaluation_text())
+        self.prompts = bank_of(embeddings, self.prompts.encoded())
         self._exchange_classes(names)
 
     def bake_text(self) -> None:
@@ -115,7 +127,7 @@ class TextGuidedModel(TextHolder):
         if self.prompts is None:
             raise ValueError("the model was built without text: there is none to bake")
         if isinstance(self.prompts, PromptLearner):
-            text = self._evaluation_text()
+            text = self.prompts.encoded()
             self.prompts = bank_of(text, text)
             self._write_config()
 
@@ -175,6 +187,11 @@ class TextGuidedModel(TextHolder):
         text = self._current_text()
         return text if text is None or self.text_centering is None else self.text_centering(text)
 
+    @classmethod
+    def _from_pretrained(cls, **options: Any) -> Self:
+        with names_as_saved():
+            return super()._from_pretrained(**options)
+
     def _compare(self, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """The names, checked, and those of them that are not in the present list."""
         if self.class_names is None:
@@ -182,7 +199,7 @@ class TextGuidedModel(TextHolder):
         if not isinstance(names, str):
             check_positive(classes=len(names or ()))
         checked = check_class_names(names, len(names or ()))
-        new = [name for name in checked if name not in self.class_names]
+        new = [name for name, row in zip(checked, self._rows(checked), strict=False) if row is None]
         if new and self.prompts is not None and self.config["text_positions"] == "token":
             raise ValueError(
                 f"text_positions='token' has a position for each text token of the old class list, none for '{new[0]}';"
@@ -192,29 +209,23 @@ class TextGuidedModel(TextHolder):
 
     def _rows(self, names: Sequence[str]) -> list[int | None]:
         """Where the rows of the new list, "none" last, are in the present one; ``None`` for new names."""
-        index = {name: row for row, name in enumerate((*(self.class_names or ()), NONE_NAME))}
-        return [index.get(name) for name in (*names, NONE_NAME)]
+        present = {name: row for row, name in enumerate((*(self.class_names or ()), NONE_NAME))}
+        index = {fold_name(name): row for name, row in present.items()} | present
+        return [index.get(name, index.get(fold_name(name))) for name in (*names, NONE_NAME)]
 
     def _exchange_classes(self, names: list[str], *, trained: bool = False) -> None:
         """Brings all but ``prompts`` to the new list."""
-        known = set(self.class_names or ()) - set(self.untrained_names)
+        known = {fold_name(name) for name in self.class_names or () if name not in self.untrained_names}
         if names != self.class_names:
-            self._select_rows(self._rows(names))
-        self.untrained_names = () if trained else tuple(name for name in names if name not in known)
+            positions_of = None
+            if self.prompts is not None and self.config["text_positions"] == "token":
+                positions_of = self.prompts.num_prompts
+            select_classes(self.decoder.mask_text_decoder, self._rows(names), positions_of=positions_of)
+        self.untrained_names = () if trained else tuple(name for name in names if fold_name(name) not in known)
         self.class_names = names
         self._score_untrained()
         self._write_config()
-        self._text_source = []
-        self._refresh_text_embeddings()
-
-    def _select_rows(self, rows: list[int | None]) -> None:
-        """Makes the decoder's rows for each class anew of the present ones."""
-        decoder = self.decoder.mask_text_decoder
-        decoder.head.class_head = _select_outputs(decoder.head.class_head, rows)
-        if self.prompts is not None and self.config["text_positions"] == "token":
-            old = decoder.text_positions.weight.detach().unflatten(0, (self.prompts.num_prompts, -1))
-            positions = old[:, [row for row in rows if row is not None]].flatten(0, 1)
-            decoder.text_positions = nn.Embedding.from_pretrained(positions, freeze=False)
+        self._encode_prompts()
 
     def _write_config(self) -> None:
         assert self.class_names is not None
@@ -259,15 +270,3 @@ def check_text_options(text: str | None, scoring: Scoring, *, classes: int, cent
         raise ValueError("pixel_scores compares classes with each other, of which there is one; leave it at 0")
     if center_text and classes == 1:
         raise ValueError("center_text takes off what class names have in common, of which there is one; leave it out")
-
-
-def _select_outputs(linear: nn.Linear, rows: list[int | None]) -> nn.Linear:
-    """A linear layer with these outputs of another one, and those that are ``None`` initialised anew."""
-    weight = linear.weight
-    selected = nn.Linear(linear.in_features, len(rows), device=weight.device, dtype=weight.dtype)
-    kept = [index for index, row in enumerate(rows) if row is not None]
-    source = [row for row in rows if row is not None]
-    with torch.no_grad():
-        selected.weight[kept] = weight[source]
-        selected.bias[kept] = linear.bias[source]
-    return selected

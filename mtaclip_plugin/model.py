@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,15 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor
 
-from mtaclip_plugin.arguments import check_choice, check_depth, check_images, check_positive, check_width
+from mtaclip_plugin.arguments import (
+    check_choice,
+    check_colours,
+    check_depth,
+    check_images,
+    check_positive,
+    check_width,
+    refuse_torchscript,
+)
 from mtaclip_plugin.classes import TextGuidedModel, check_text_options
 from mtaclip_plugin.decoder import (
     InputNorm,
@@ -172,6 +180,7 @@ class MTACLIP(TextGuidedModel):
         check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
         check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
         check_positive(pixel_decoder_layers=pixel_decoder_layers, pixel_decoder_ffn=pixel_decoder_ffn)
+        check_colours(image_mean=image_mean, image_std=image_std)
         check_depth(encoder_depth)
         check_width(decoder_channels, num_heads=num_heads)
         scoring = Scoring(
@@ -251,7 +260,7 @@ class MTACLIP(TextGuidedModel):
             self.classification_head = ClassificationHead(in_channels=maps.channels[-1], **aux_params)
         self.name = f"mtaclip-{encoder_name}"
         self.initialize()
-        self._hold_text(classes)
+        self._encode_after_loading()
         self.text_centering = self._centering() if center_text else None
         self.scoring = scoring
         self._clip_masks = build_clip_masks(self, text)
@@ -304,6 +313,8 @@ class MTACLIP(TextGuidedModel):
 
     def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
         """The last prediction; with ``auxiliary``, the ones before it come along."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            refuse_torchscript()
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
@@ -328,9 +339,9 @@ class MTACLIP(TextGuidedModel):
             prediction = clip_masks(x, prediction, self.text_embeddings, scoring, unpooled=unpooled)
         return prediction if labels is None else replace(prediction, labels=labels)
 
-    def _refresh_text_embeddings(self) -> None:
+    def _encode_prompts(self) -> None:
         """Also finds out anew whether the encoder is CLIP's own image tower, untrained."""
-        super()._refresh_text_embeddings()
+        super()._encode_prompts()
         if self._clip_masks is not None:
             self._clip_masks.compare(self.encoder)
 
@@ -338,6 +349,9 @@ class MTACLIP(TextGuidedModel):
         if self._clip_masks is not None:
             self._clip_masks.apply(fn)
         return super()._apply(fn, recurse)
+
+    def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first
+        refuse_torchscript()
 
     def _set_encoder_trainable(self, mode: bool) -> None:
         """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""

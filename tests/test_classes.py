@@ -10,10 +10,13 @@ import open_clip
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mtaclip_plugin as mta
+from mtaclip_plugin.decoder.exchange import query_order
 from mtaclip_plugin.inference import scores_to_logits, semantic_scores
-from mtaclip_plugin.text import PromptLearner
+from mtaclip_plugin.text import PromptLearner, names_as_saved
 from tests.test_model import NAMES, build
 
 OTHERS = ["zebra", "cat", "road", "wooden fence"]
@@ -70,8 +73,8 @@ def test_present_names_change_nothing() -> None:
 def test_a_subset_keeps_its_columns() -> None:
     model = make("no text")
     image = torch.randn(1, 3, 64, 64)
-    expected = model(image, return_masks=True).class_logits[..., [2, 0, 3]]
-    model.set_class_names([NAMES[2], NAMES[0]])
+    expected = model(image, return_masks=True).class_logits[:, [2, 0, 1, *range(3, 8)]][..., [2, 0, 3]]
+    model.set_class_names([NAMES[2], NAMES[0]])  # whose queries are the first now
     torch.testing.assert_close(model(image, return_masks=True).class_logits, expected)
     assert model(image).shape == (1, 2, 64, 64)
 
@@ -186,6 +189,117 @@ def test_baking_keeps_the_outputs_to_the_bit(training: bool) -> None:
     assert torch.equal(model(image), expected)
 
 
+LISTS = {
+    "permuted": (["traffic light", "cat", "dog"], {0: 1, 1: 2, 2: 0}),
+    "of other case": (["Traffic  Light", "CAT", "dog"], {0: 1, 1: 2, 2: 0}),
+    "fewer": (["traffic light", "cat"], {0: 1, 2: 0}),
+    "more": (["zebra", "traffic light", "road", "dog", "cat"], {0: 4, 1: 3, 2: 1}),
+}
+"""Other class lists, and the ids there of the classes that stay."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "same"),
+    [
+        ("tower", "permuted", ("class", "mask", "dice", "contrastive", "absent")),
+        ("tower", "of other case", ("class", "mask", "dice", "contrastive", "absent")),
+        ("token", "permuted", ("class", "mask", "dice", "contrastive", "absent")),
+        ("bank", "permuted", ("class", "mask", "dice", "contrastive", "absent")),
+        ("no text", "permuted", ("class", "mask", "dice", "absent")),
+        ("no text", "fewer", ("mask", "dice")),
+        ("no text", "more", ("mask", "dice")),
+    ],
+)
+def test_by_class_goes_on_with_what_it_learnt_of_kept_names(kind: str, names: str, same: tuple[str, ...]) -> None:
+    """Query k learns class k: it must go where the name goes, as rows of the class head and text do."""
+    model = make(kind).train()
+    decoder = model.decoder.mask_text_decoder
+    with torch.no_grad():  # queries start nearly alike
+        decoder.mask_queries.weight.normal_()
+        decoder.mask_positions.weight.normal_()
+    class_names, ids = LISTS[names]
+    image, blocks = torch.randn(2, 3, 64, 64), torch.tensor([[[0, 2], [2, 255]], [[2, 1], [0, 0]]])
+    old = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    new = torch.full_like(old, 255)
+    for before, after in ids.items():
+        new[old == before] = after
+    old[new == 255] = 255
+    criterion = mta.MTACLIPLoss(assignment="by_class", absent_mask_weight=1.0, num_points=64)
+
+    def terms(target: torch.Tensor) -> dict[str, torch.Tensor]:
+        return criterion.terms(model(image, return_masks=True), target, torch.Generator().manual_seed(3))
+
+    expected = terms(old)
+    model.set_class_names(class_names, trained=True)
+    found = terms(new)
+    compared = [name for name in expected if name.split("/")[1] in same]
+    assert len(compared) == len(same) * 3
+    for name in compared:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_queries", "order"),
+    [
+        ([2, 0, 1], 5, [2, 0, 1, 3, 4]),
+        ([None, None, None], 4, [0, 1, 2, 3]),  # all others: nothing moves
+        ([1], 4, [1, 0, 2, 3]),
+        ([None, 2, None, 1, 0], 6, [3, 2, 4, 1, 0, 5]),
+        ([2, None, None], 4, [2, 0, 1, 3]),  # new names take over from those that left, then spare queries
+        ([3, 2, 1, 0], 2, [0, 1]),  # none of these classes has a query both before and after
+        ([None, 0], 1, [0]),
+    ],
+)
+def test_where_queries_go(rows: list[int | None], num_queries: int, order: list[int]) -> None:
+    assert query_order(rows, num_queries) == order
+
+
+@given(st.permutations(range(6)), st.integers(0, 6), st.integers(1, 9), st.data())
+def test_no_query_is_lost(classes: list[int], left: int, num_queries: int, data: st.DataObject) -> None:
+    rows: list[int | None] = list(classes[left:])
+    for _ in range(data.draw(st.integers(0, 3))):
+        rows.insert(data.draw(st.integers(0, len(rows))), None)
+    order = query_order(rows, num_queries)
+    assert sorted(order) == list(range(num_queries))
+    for place, row in enumerate(rows[:num_queries]):
+        assert row is None or row >= num_queries or order[place] == row
+
+
+def test_queries_in_another_order_predict_the_same_set() -> None:
+    model = make("no text")
+    with torch.no_grad():
+        model.decoder.mask_text_decoder.mask_queries.weight.normal_()
+    image = torch.randn(1, 3, 64, 64)
+    expected = model(image, return_masks=True)
+    model.set_class_names(["traffic light", "zebra", "cat"], trained=True)
+    order = query_order([2, None, 0], 8)
+    torch.testing.assert_close(model(image, return_masks=True).mask_logits, expected.mask_logits[:, order])
+
+
+def test_names_of_other_case_are_kept() -> None:
+    model = make("tower", untrained_names=["dog"])
+    head = copy.deepcopy(class_head(model))
+    model.set_class_names(["DOG", " Cat", "zebra"])
+    assert model.class_names == ["DOG", " Cat", "zebra"] and model.untrained_names == ("DOG", "zebra")
+    assert torch.equal(class_head(model).bias[[0, 1, 3]], head.bias[[1, 0, 3]])
+    bank = make("bank")
+    rows = bank.prompts.embeddings
+    bank.set_class_names(["Traffic Light", "CAT"])
+    assert torch.equal(bank.prompts.embeddings, rows[:, [2, 0, 3]])
+
+
+def test_a_model_with_names_that_are_refused_today_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["None", "sky", "Sky"]
+    with names_as_saved():
+        model = build(class_names=names).eval()
+    model.save_pretrained(tmp_path)
+    loaded = smp.from_pretrained(tmp_path)
+    image = torch.randn(1, 3, 32, 32)
+    assert loaded.class_names == names and torch.equal(loaded(image), model(image))
+    with pytest.raises(ValueError, match="can not be called 'None'"):
+        build(class_names=names)
+
+
 EXCHANGES: dict[str, Callable[[mta.MTACLIP], None]] = {
     "reordered": lambda model: model.set_class_names(NAMES[::-1]),
     "new names": lambda model: model.set_class_names(OTHERS),
@@ -217,6 +331,9 @@ def test_saving_and_loading_afterwards(exchange: str, tmp_path: Path, monkeypatc
         ("tower", lambda m: m.set_class_names("ade20k"), "single string 'ade20k'"),
         ("tower", lambda m: m.set_class_names([]), "classes must be 1 or more, got 0"),
         ("tower", lambda m: m.set_class_names(["a", "a"]), "'a' appears twice"),
+        ("tower", lambda m: m.set_class_names(["A", "a"]), "'A' and 'a' differ in capitals or white space alone"),
+        ("tower", lambda m: m.set_class_names(["a", "NONE"]), "can not be called 'NONE': 'none' is the text of no"),
+        ("tower", lambda m: m.set_class_names(["a & b", "a &amp; b"]), "are one to the tokenizer of 'tiny-flat'"),
         ("tower", lambda m: m.set_class_names(["very " * 40 + "long"]), "longer than the 32 tokens"),
         ("token", lambda m: m.set_class_names(OTHERS), "none for 'zebra'; only text_positions='prompt' takes new"),
         ("token", lambda m: m.set_text_embeddings(torch.randn(4, 24), OTHERS), "none for 'zebra'"),

@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP, preprocessing
-from mtaclip_plugin.text import check_class_names
+from mtaclip_plugin.text import check_class_names, fold_name, names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
@@ -31,21 +31,33 @@ from trainers.run.checkpoints import Checkpoint
 from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 
 
-def create_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+def create_dataset(config: DataConfig, split: str, *, strict: bool = True) -> SegmentationDataset:
     """The split of the configured dataset.
+
+    Args:
+        config: Which dataset.
+        split: Name of the split.
+        strict: Whether what leaves doubt in a folder is refused, see `FolderDataset`.
 
     Raises:
         OSError: The folder, or a file of it, is missing.
         ValueError: The folder holds something else than the format says, or a class to be ignored is not there.
     """
-    dataset = _whole_dataset(config, split)
+    dataset = _whole_dataset(config, split, strict=strict)
     counted = names_without(dataset.class_names, config.ignore_classes, option="--data.ignore_classes")
     return select_classes(dataset, counted)
 
 
-def _whole_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+def _whole_dataset(config: DataConfig, split: str, *, strict: bool) -> SegmentationDataset:
     if config.dataset == "folder":
-        return FolderDataset(data_root(config), split, ignore_ids=config.ignore_ids, reader=create_reader(config))
+        return FolderDataset(
+            data_root(config),
+            split,
+            ignore_ids=config.ignore_ids,
+            reader=create_reader(config),
+            mask_suffix=config.mask_suffix,
+            strict=strict,
+        )
     if config.dataset in LAYOUTS:
         return published_dataset(config.dataset, data_root(config), split, reader=create_reader(config))
     length = config.train_length if split == config.train_split else config.val_length
@@ -99,7 +111,7 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
     options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
-    return _build(options, config.data, vocabulary.seen)
+    return _build(options | _image_options(config.data), vocabulary.seen)
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
@@ -122,7 +134,8 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     vocabulary = checkpoint.vocabulary
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
-    model = _build(options, checkpoint.config.data, vocabulary.seen)
+    with names_as_saved():
+        model = _build(options | _image_options(checkpoint.config.data), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -147,7 +160,9 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
     """
     model, known = checkpoint.config.model, checkpoint.vocabulary
     if not has_text(model.arch, model.text_encoder):
-        raise UserError(f"Other names need a model that knows classes by their text; this {model.arch} does not.")
+        raise UserError(
+            f"Other names, or other text, need a model that knows classes by text; this {model.arch} does not."
+        )
     given = tuple(check_class_names(names, len(names)))
     require(len(given) > 1, f"'{given[0]}' alone is no list of names: name what is not '{given[0]}' too.")
     require(len(given) <= IGNORE_INDEX, f"{len(given)} names are too many: at most {IGNORE_INDEX} fit into a picture.")
@@ -156,7 +171,8 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
         return Vocabulary(given, bank=bank)
     if known.bank is None:
         return Vocabulary(given)
-    new = [name for name in given if name not in known.class_names]
+    present = {fold_name(name): name for name in known.class_names}
+    new = [name for name in given if fold_name(name) not in present]
     if new and checkpoint.bank_encoder != ENCODER:
         made = "does not say what made it" if checkpoint.bank_encoder is None else f"is of {checkpoint.bank_encoder}"
         raise UserError(
@@ -167,7 +183,7 @@ def rename(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | None = N
     if new:
         text = torch.cat([known.bank, embed_sentences(new).to(known.bank)])
         known = Vocabulary((*known.class_names, *new), bank=text)
-    return Vocabulary(given, bank=known.text_of(given))
+    return Vocabulary(given, bank=known.text_of([present.get(fold_name(name), name) for name in given]))
 
 
 def set_scoring(model: SegmentationModel, scoring: Mapping[str, Any]) -> None:
@@ -228,14 +244,21 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
     )
 
 
-def _build(options: dict[str, Any], data: DataConfig, class_names: Sequence[str]) -> SegmentationModel:
-    names = ("arch", "encoder_name", "encoder_weights")
+def _image_options(data: DataConfig) -> dict[str, Any]:
+    """What the model is told of its images: their bands, and how colours are normalised, as far as that is known."""
+    if data.channels not in (None, 3):
+        return {"in_channels": data.channels}
+    return {"in_channels": 3, "image_mean": data.mean, "image_std": data.std}
+
+
+def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
+    names = ("arch", "encoder_name", "encoder_weights", "in_channels")
     shared = {name: options.pop(name) for name in names}
     taken = text_options(shared["arch"])
     if not reads_bank(shared["arch"], options["text_encoder"]):
         taken -= {"text_embeddings"}
     own = {name: value for name, value in options.items() if name in taken}
-    return build_model(**shared, in_channels=data.channels or 3, class_names=class_names, **own)
+    return build_model(**shared, class_names=class_names, **own)
 
 
 def bank_file(config: Config) -> Path:

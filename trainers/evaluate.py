@@ -19,7 +19,7 @@ from mtaclip_plugin.inference import Classification
 from mtaclip_plugin.text import load_embeddings
 from trainers.assemble import create_dataset, create_forward, rename, restore_model, set_scoring
 from trainers.data.batch import Batch
-from trainers.data.check import usable_samples
+from trainers.data.check import print_remarks, usable_samples
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.calibration import Candidate, search_calibration
 from trainers.engine.engines import Evaluator
@@ -114,7 +114,9 @@ def prepare(
                 f"The checkpoint knows the classes {', '.join(checkpoint.class_names)}, the dataset has "
                 f"{', '.join(dataset.class_names)}; evaluate it on a dataset with its own classes."
             )
-        if data.on_error == "skip":
+        if data.on_error == "stop":
+            print_remarks(dataset)
+        else:
             dataset = usable_samples(dataset, split=split or data.val_split, num_workers=data.num_workers)
         model, vocabulary = restore_model(checkpoint), checkpoint.vocabulary
         if names is not None or text_embeddings is not None:

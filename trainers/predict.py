@@ -15,6 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers.assemble import create_forward, create_reader, rename, restore_model, set_scoring
+from trainers.data.files import find_files
+from trainers.data.problems import one_line_each
 from trainers.data.reader import ImageReader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
@@ -31,21 +33,27 @@ OVERRIDES = ("data.max_pixels", "data.show", *EVAL_OPTIONS)
 """Options of the training that may be others here."""
 
 
-def find_images(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    """The images among ``paths``, and those with one of the suffixes that lie in the folders among them.
+def find_images(paths: Iterable[Path], suffixes: tuple[str, ...], *, output: Path) -> list[Path]:
+    """The images among ``paths``, and those with one of the suffixes in the folders among them or below these.
+
+    What lies in an ``output`` folder below them is left aside: it may be from an earlier prediction. Other files that
+    are left aside are told of on stderr.
 
     Raises:
         UserError: A folder holds no image.
+        OSError: A folder cannot be read.
     """
     images: list[Path] = []
     for path in paths:
         if not path.is_dir():
             images.append(path)
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
-        if not found:
+        found = find_files(path, suffixes=suffixes, without=output)
+        for line in one_line_each(found.remarks):
+            print(f"warning: {line}", file=sys.stderr)
+        if not found.pictures:
             raise UserError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
-        images += found
+        images += found.pictures
     return images
 
 
@@ -149,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="Images such as JPEG and PNG, and folders of them."
+        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="Images, and folders of them, with all below."
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="A best.pt or last.pt.")
     parser.add_argument("--output", type=Path, required=True, help="Folder that the pictures are written into.")
@@ -173,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             vocabulary.set_names(model, class_names)
         set_scoring(model, given_options(options, SCORING_OPTIONS))
         forward, reader = create_forward(model, config), create_reader(config.data)
-        images = find_images(options.images, reader.suffixes)
+        images = find_images(options.images, reader.suffixes, output=options.output)
         options.output.mkdir(parents=True, exist_ok=True)
     page = options.output / "index.html"
     with contact_sheet(page, class_names) if options.contact_sheet else nullcontext() as sheet:

@@ -29,7 +29,7 @@ from trainers.foundation.errors import UserError, main_guard, reading, user_erro
 from trainers.models import has_random_text
 from trainers.options.config import Config, TrainConfig
 from trainers.options.parsing import config_to_yaml, parse_config
-from trainers.report.logbook import OVERLAYS, Logbook, attach_progress_bars
+from trainers.report.logbook import Logbook, attach_progress_bars
 from trainers.run.checkpoints import (
     BEST,
     LAST,
@@ -43,9 +43,9 @@ from trainers.run.failures import run_failures
 from trainers.run.interruption import Interruption
 from trainers.run.progress import Progress
 from trainers.run.resume import check_resumable, with_found_out
+from trainers.run.summary import summarize
 from trainers.run.training import Training, create_training
 from trainers.run.validation import Validation
-from trainers.scores.metrics import format_scores
 
 
 def train(config: Config) -> None:
@@ -70,12 +70,12 @@ def train(config: Config) -> None:
             vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary
         torch.manual_seed(config.train.seed)
         model = create_model(config, vocabulary)
+        model = model.to(resolve_device(config.train.device))
         if vocabulary.unseen:
-            vocabulary.named(model, vocabulary.class_names)  # what is wrong with a name should be told at once
-        resolve_device(config.train.device)
+            vocabulary.named(model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
-        train_set = check(train_set, config.data.train_split, config)
-        val_set = check(val_set, config.data.val_split, config)
+        train_set = check(train_set, config.data.train_split, config, learned=True)
+        val_set = check(val_set, config.data.val_split, config, learned=False)
         if len(val_set) < idist.get_world_size():
             raise ValueError(
                 f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
@@ -102,7 +102,7 @@ def train(config: Config) -> None:
     if first and progress.stopped:
         print(f"Stopped after iteration {training.trainer.state.iteration}; the same command goes on from there.")
     elif first:
-        print(summarize(load_checkpoint(folder / BEST), folder))
+        print(summarize(load_checkpoint(folder / BEST), folder, val_set))
 
 
 def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
@@ -120,11 +120,12 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
         return load_latest(folder)
 
 
-def check(dataset: SegmentationDataset, split: str, config: Config) -> SegmentationDataset:
+def check(dataset: SegmentationDataset, split: str, config: Config, *, learned: bool) -> SegmentationDataset:
     """The part of a dataset that can be used.
 
     Raises:
-        ValueError: An image or a label map cannot be used, and that is to stop the run.
+        ValueError: An image or a label map cannot be used, and that is to stop the run; or less than two classes are
+            there to be learned.
         OSError: The run's folder cannot be written to.
     """
     return check_before_training(
@@ -133,6 +134,7 @@ def check(dataset: SegmentationDataset, split: str, config: Config) -> Segmentat
         folder=Path(config.train.output),
         on_error=config.data.on_error,
         num_workers=config.data.num_workers,
+        learned=learned,
     )
 
 
@@ -156,6 +158,7 @@ def create_progress(
             folder,
             class_names=vocabulary.class_names,
             overlays=config.train.overlays,
+            unseen=vocabulary.unseen_ids,
             bands=config.data.shown_bands,
             start_iteration=start,
         )
@@ -209,22 +212,6 @@ def describe(config: Config, forward: Forward, vocabulary: Vocabulary, train_len
     if has_random_text(model.arch, text_encoder=model.text_encoder, text_pretrained=model.text_pretrained):
         text += f"\nThe text tower {model.text_encoder} has random weights: the class names carry no meaning."
     return text
-
-
-def summarize(best: Checkpoint, folder: Path) -> str:
-    """The best checkpoint's table of classes, and how to look at what the run left."""
-    assert best.validation.scores is not None
-    return "\n".join(
-        [
-            f"\nBest validation, after iteration {best.iteration}:",
-            format_scores(best.validation.scores, best.class_names),
-            "",
-            f"Checkpoint:   {folder / BEST}  (the last one: {folder / LAST})",
-            f"Overlays:     {folder / OVERLAYS}  (image | truth | prediction, of the last validation)",
-            f"TensorBoard:  tensorboard --logdir {folder.parent}",
-            f"Predict:      python -m trainers.predict --checkpoint {folder / BEST} IMAGE ... --output DIR",
-        ]
-    )
 
 
 @main_guard

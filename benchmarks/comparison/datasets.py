@@ -33,4 +33,5 @@ def usable_dataset(config: DataConfig, split: str, folder: Path) -> Segmentation
             folder=folder,
             on_error=config.on_error,
             num_workers=config.num_workers,
+            learned=split == config.train_split,
         )

@@ -1,6 +1,7 @@
 """From an encoder's feature pyramid and text embeddings to mask predictions."""
 
 from mtaclip_plugin.decoder.decoder import MTACLIPDecoder
+from mtaclip_plugin.decoder.exchange import select_classes
 from mtaclip_plugin.decoder.mask_text_decoder import InputNorm, MaskTextDecoder, TextPositions
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, PixelDecoderName, build_pixel_decoder
 from mtaclip_plugin.decoder.pixel_text import PixelAlignmentHead
@@ -14,4 +15,5 @@ __all__ = [
     "PixelDecoderName",
     "TextPositions",
     "build_pixel_decoder",
+    "select_classes",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -141,6 +142,7 @@ class MTACLIPLoss(nn.Module):
         self.supervise_initial = supervise_initial
         self.ignored_pixels: IgnoredPixels = ignored_pixels
         self.mask_normalizer: MaskNormalizer = mask_normalizer
+        self._binary_settled = False  # whether a target of a single class has shown how it is written
 
     def forward(
         self,
@@ -167,7 +169,7 @@ class MTACLIPLoss(nn.Module):
         Args:
             prediction: what the model gives for a batch.
             target: (B, H, W) int64 class ids in [0, K), or ``ignore_index``; for K = 1 a binary mask with 1 for the
-                class and 0 for the background.
+                class and 0 for the background. If no 1 was ever seen where pixels are ignored, one warning tells of it.
             generator: source of the random points, on the prediction's device: one, one for each image, so that its
                 points do not depend on the batch that it is in, or the global one if ``None``.
             normalizers: where gradients are accumulated over micro-batches, the sum of their
@@ -287,10 +289,24 @@ class MTACLIPLoss(nn.Module):
         return all_class_weights(self.class_weights, self.no_object_weight, num_classes)
 
     def _targets(self, target: Tensor, num_classes: int, padded_size: tuple[int, int] | None) -> MaskTargets:
-        return MaskTargets.from_label_map(
+        targets = MaskTargets.from_label_map(
             target,
             num_classes=num_classes,
             ignore_index=self.ignore_index,
             ignored_pixels=self.ignored_pixels,
             padded_size=padded_size,
         )
+        if num_classes == 1 and self.ignore_index == 255 and not self._binary_settled:
+            self._look_for_the_class(target, targets)
+        return targets
+
+    def _look_for_the_class(self, target: Tensor, targets: MaskTargets) -> None:
+        """Warns once of binary masks that seem to say 255 where they mean the class; at rest once one held a 1."""
+        self._binary_settled = any(targets.classes)
+        if not self._binary_settled and (target == self.ignore_index).any():
+            self._binary_settled = True
+            warnings.warn(
+                "the target of a single class holds 255, which is ignored, and no 1, which is the class: if 255 is to "
+                "mean the class, write 1 in its place.",
+                stacklevel=4,
+            )

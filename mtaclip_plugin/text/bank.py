@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -11,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtaclip_plugin.text.fixed import Move, WithFixedTensors
 
-class EmbeddingBank(nn.Module):
+
+class EmbeddingBank(WithFixedTensors):
     """A fixed (P, K+1, T) bank, or a (K, T) bank with a learned row for "none".
+
+    It is saved and loaded as a buffer, but is none.
 
     Args:
         shape: (P, K+1, T), or (K, T) for one prompt a class and a learned "none".
         embeddings: the bank, which is copied; ``None`` leaves zeros for a checkpoint to fill.
     """
-
-    embeddings: Tensor
 
     def __init__(self, shape: Sequence[int], embeddings: Tensor | None = None) -> None:
         super().__init__()
@@ -28,18 +32,50 @@ class EmbeddingBank(nn.Module):
         values = torch.zeros(*shape)
         if embeddings is not None:
             values.copy_(embeddings.detach())
-        self.register_buffer("embeddings", values)
+        self._fix(embeddings=values)
         self.text_channels = shape[-1]
         self.num_prompts = shape[0] if len(shape) == 3 else 1
         self.none_embedding: nn.Parameter | None = None
         if len(shape) == 2:
             self.none_embedding = nn.Parameter(F.normalize(torch.randn(1, shape[-1]), dim=-1))
 
+    @property
+    def embeddings(self) -> Tensor:
+        """(P, K+1, T), or (K, T) without "none"."""
+        return self.fixed.embeddings
+
+    @embeddings.setter
+    def embeddings(self, embeddings: Tensor) -> None:
+        self.fixed.embeddings = embeddings
+
     def forward(self) -> Tensor:
         """(P, K+1, T) text embeddings, "none" last."""
         if self.none_embedding is None:
             return self.embeddings
         return torch.cat([self.embeddings, self.none_embedding]).unsqueeze(0)
+
+    def encoded(self) -> Tensor:
+        """The same: nothing needs to be encoded."""
+        return self()
+
+    def _move_fixed(self, move: Move) -> None:
+        self.fixed._apply(move)  # a checkpoint has the values
+
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        self._buffers["embeddings"] = self.embeddings
+        try:
+            yield
+        finally:
+            self.embeddings = cast("Tensor", self._buffers.pop("embeddings"))
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        with self._registered():
+            super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        with self._registered():
+            super()._load_from_state_dict(*args)
 
 
 def build_bank(

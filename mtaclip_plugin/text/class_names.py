@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 NONE_NAME = "none"
 """The name of class K+1, "no object"."""
+
+_AS_SAVED = ContextVar("as_saved", default=False)
+
+
+def fold_name(name: str) -> str:
+    """What names that mean the same have in common: letters of one case, and single blanks between words.
+
+    Example:
+        >>> fold_name("  Traffic  Light ")
+        'traffic light'
+    """
+    return " ".join(name.casefold().split())
+
+
+@contextmanager
+def names_as_saved() -> Iterator[None]:
+    """Takes the names of a saved model as they are, also those that text can not tell apart."""
+    token = _AS_SAVED.set(True)
+    try:
+        yield
+    finally:
+        _AS_SAVED.reset(token)
+
+
+def are_as_saved() -> bool:
+    """Whether names are those of a saved model."""
+    return _AS_SAVED.get()
 
 
 def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str]:
@@ -17,7 +45,8 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str
         num_classes: K.
 
     Raises:
-        ValueError: if the names are missing, empty, repeated, "none", or not one for each class.
+        ValueError: if the names are missing, empty, not one for each class, or the same as another or as "none" but
+            for letters' case and white space.
     """
     if names is None:
         if num_classes == 1:
@@ -36,9 +65,18 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> list[str
     unusable = [name for name in names if not isinstance(name, str) or not name.strip()]
     if unusable:
         raise ValueError(f"class names must be words, got {unusable[0]!r}")
-    if NONE_NAME in names:
-        raise ValueError(f"a class can not be called '{NONE_NAME}': that is the text of no object; rename it")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"class name '{repeated[0]}' appears twice; text can not tell its two classes apart")
+    key = str if are_as_saved() else fold_name
+    known = {key(NONE_NAME): NONE_NAME}
+    for name in names:
+        other = known.get(key(name))
+        if other == NONE_NAME:
+            raise ValueError(f"a class can not be called '{name}': '{NONE_NAME}' is the text of no object; rename it")
+        if other == name:
+            raise ValueError(f"class name '{name}' appears twice; text can not tell its two classes apart")
+        if other is not None:
+            raise ValueError(
+                f"class names '{other}' and '{name}' differ in capitals or white space alone, which text does not "
+                "tell apart; rename one"
+            )
+        known[key(name)] = name
     return list(names)

@@ -1,8 +1,9 @@
-"""The text embeddings that a model evaluates with: always there, and made anew when what they are made of changed."""
+"""The text embeddings that a model evaluates with: those of what it holds at that moment."""
 
 from __future__ import annotations
 
-from itertools import chain
+import inspect
+import warnings
 from typing import Any, Self
 
 import torch
@@ -14,66 +15,64 @@ from mtaclip_plugin.text.prompts import PromptLearner
 
 
 class TextHolder(SegmentationModel):
-    """A model that encodes its prompts at each training step, and once for all evaluations that follow.
+    """A model that encodes its prompts at each training step, and in evaluation where they have changed.
 
     Attributes:
         prompts: where text embeddings come from; ``None`` without text.
-        text_embeddings: (P, K+1, T), what evaluation uses; ``None`` without text.
     """
 
     prompts: PromptLearner | EmbeddingBank | None
-    text_embeddings: Tensor | None
+    _warned = False
+
+    @property
+    def text_embeddings(self) -> Tensor | None:
+        """(P, K+1, T), what evaluation uses; ``None`` without text."""
+        return None if self.prompts is None else self.prompts.encoded().detach()
 
     def train(self, mode: bool = True) -> Self:
-        """Switches the mode; on the way to evaluation the text embeddings are brought up to date."""
+        """Switches the mode; on the way to evaluation the prompts are encoded, for graphs that are made of it."""
         super().train(mode)
         if not mode:
-            self._refresh_text_embeddings()
+            self._encode_prompts()
         return self
 
-    def _hold_text(self, classes: int) -> None:
-        """Makes the buffer that evaluation uses: always there, so that the forward pass is pure."""
-        embeddings = None
-        if self.prompts is not None:
-            embeddings = torch.zeros(self.prompts.num_prompts, classes + 1, self.prompts.text_channels)
-        self.register_buffer("text_embeddings", embeddings, persistent=False)
-        self._text_source: list[Tensor] = []
-        self.register_load_state_dict_post_hook(_refresh_after_loading)
-
     def _current_text(self) -> Tensor | None:
-        """(P, K+1, T) text embeddings: made by the tower in training, kept from the last ``eval()`` otherwise."""
-        if self.training and self.prompts is not None:
-            return self.prompts()
-        return self.text_embeddings
-
-    def _refresh_text_embeddings(self) -> None:
-        """Encodes the prompts anew if what they are made of has changed since it was last done."""
-        if self.prompts is None or self.text_embeddings is None:
-            return
-        # Values, not versions: fused optimizers and changes of .data leave no trace in those.
-        source = [tensor.detach() for tensor in chain(self.prompts.parameters(), self.prompts.buffers())]
-        if len(source) == len(self._text_source) and all(map(_equal, source, self._text_source)):
-            return
-        # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
-        device = self.text_embeddings.device
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            self.text_embeddings = self.prompts().clone()
-            self._text_source = [tensor.clone() for tensor in source]
-
-    def _evaluation_text(self) -> Tensor:
-        """(P, K+1, T) text embeddings that evaluation uses, or would use if ``eval()`` were called."""
+        """(P, K+1, T) text embeddings: in training with a gradient, in evaluation from the tower's last run."""
+        if self.prompts is None:
+            return None
         if self.training:
-            self._refresh_text_embeddings()
-        assert self.text_embeddings is not None
-        return self.text_embeddings
+            return self.prompts()
+        self._warn_if_prompts_would_learn()
+        return self.prompts.encoded()
+
+    def _warn_if_prompts_would_learn(self) -> None:
+        if self._warned or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        if isinstance(self.prompts, PromptLearner) and self.prompts.contexts.requires_grad:
+            self._warned = True
+            _warn_caller(
+                "in evaluation mode the prompts learn nothing, but gradients are on: call model.train() before "
+                "training (smp.from_pretrained gives evaluation mode, Lightning's fit keeps it), or evaluate under "
+                "torch.no_grad()"
+            )
+
+    def _encode_prompts(self) -> None:
+        if self.prompts is not None:
+            self.prompts.encoded()
+
+    def _encode_after_loading(self) -> None:
+        self.register_load_state_dict_post_hook(_encode_in_evaluation)
 
 
-def _equal(tensor: Tensor, other: Tensor) -> bool:
-    alike = tensor.device == other.device and tensor.dtype == other.dtype
-    return alike and tensor.device.type != "meta" and torch.equal(tensor, other)
+def _warn_caller(message: str) -> None:
+    """Warns at the line, outside of this library and of torch, that called the model."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("mtaclip_plugin", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
-def _refresh_after_loading(model: TextHolder, incompatible_keys: Any) -> None:
+def _encode_in_evaluation(model: TextHolder, incompatible_keys: Any) -> None:
     """A hook, so that it is also called where the model is part of another module."""
     if not model.training:
-        model._refresh_text_embeddings()
+        model._encode_prompts()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mtaclip_plugin.text.class_names import NONE_NAME
+from mtaclip_plugin.text.class_names import NONE_NAME, are_as_saved
+from mtaclip_plugin.text.fixed import Move, WithFixedTensors
 from mtaclip_plugin.text.shared_prefix import SharedPrefixEncoder
 from mtaclip_plugin.text.tower import PLACEHOLDER, TextTower
 
 
-class PromptLearner(nn.Module):
+class PromptLearner(WithFixedTensors):
     """``[v_p1 ... v_pL][class name]`` through a frozen text tower, for P contexts that all classes share.
 
     Only the contexts are parameters. They stay float32 under autocast.
@@ -27,10 +27,9 @@ class PromptLearner(nn.Module):
             which is exact to rounding and many times cheaper; other towers never do.
 
     Raises:
-        ValueError: if a prompt is longer than the tower reads, or the tokenizer has no token to put contexts for.
+        ValueError: if a prompt is longer than the tower reads, two names are one to the tokenizer, or it has no token
+            to put contexts for.
     """
-
-    ids: Tensor
 
     def __init__(
         self,
@@ -55,26 +54,73 @@ class PromptLearner(nn.Module):
                     f"{tower.context_length} tokens that '{tower.name}' reads; shorten it, or context_length"
                 )
         ids = tower.tokenize(prompts)
-        self.register_buffer("ids", ids, persistent=False)
+        if not are_as_saved():
+            _check_told_apart(tower, names, ids)
+        self._fix(ids=ids, text=None, source=None)
         self.start = _find_placeholders(tower, ids[0], context_length)
         self.encoder = None
         if shared_prefix:
             self.encoder = SharedPrefixEncoder.serving(tower, ids, self.start + context_length)
         with torch.no_grad():
-            self.text_channels = tower.encode(ids[:1], self.contexts[:1], self.start).shape[-1]
+            context = torch.zeros(1, context_length, tower.width, device=tower.device)
+            self.text_channels = tower.encode(ids[:1], context, self.start).shape[-1]
+        self.to(self.contexts.device)
+
+    @property
+    def ids(self) -> Tensor:
+        """(K+1, S) token ids of placeholders and class names."""
+        return self.fixed.ids
 
     def forward(self) -> Tensor:
         """(P, K+1, T) text embeddings as the tower gives them, "none" last."""
+        prompts, classes = self.num_prompts, len(self.ids)
+        if self.contexts.is_meta:  # where the tower, whose weights no checkpoint has, does not go
+            return self.contexts.new_empty(prompts, classes, self.text_channels)
         if self.encoder is not None:
             return self.encoder(self.contexts)
-        prompts, classes = self.num_prompts, len(self.ids)
         contexts = self.contexts.repeat_interleave(classes, 0)
         embeddings = self.tower.encode(self.ids.repeat(prompts, 1), contexts, self.start)
         return embeddings.unflatten(0, (prompts, classes))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.tower.apply(fn)
-        return super()._apply(fn, recurse)
+    def encoded(self) -> Tensor:
+        """``self()`` without a gradient; the tower runs only if the contexts are others than when it last did.
+
+        A graph that is compiled, exported or captured is pure: it holds the text that there is when it is made.
+        """
+        contexts, fixed = self.contexts, self.fixed
+        if torch.compiler.is_compiling() or contexts.is_meta or _is_captured(contexts):
+            return self() if fixed.text is None else fixed.text
+        if fixed.text is None or not _equal(contexts, fixed.source):
+            # smp's predict() comes here inside inference mode, whose tensors could not be trained on afterwards.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(contexts.device.type, enabled=False):
+                fixed.text, fixed.source = self().clone(), contexts.clone()
+        return fixed.text
+
+    def _move_fixed(self, move: Move) -> None:
+        super()._move_fixed(move)
+        self.tower.move(move)
+
+
+def _check_told_apart(tower: TextTower, names: Sequence[str], ids: Tensor) -> None:
+    known: dict[tuple[int, ...], str] = {}
+    for name, row in zip(names, ids.tolist(), strict=True):
+        other = known.setdefault(tuple(row), name)
+        if other != name:
+            raise ValueError(
+                f"class names '{other}' and '{name}' are one to the tokenizer of '{tower.name}', so text can not tell "
+                "them apart; rename one"
+            )
+
+
+def _equal(contexts: Tensor, source: Tensor) -> bool:
+    # Values, not versions: fused optimizers and changes of .data leave no trace in those. A GPU is waited for, once.
+    alike = contexts.device == source.device and contexts.dtype == source.dtype
+    return alike and torch.equal(contexts, source)
+
+
+def _is_captured(tensor: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded, which can not wait for a comparison."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _find_placeholders(tower: TextTower, ids: Tensor, length: int) -> int:

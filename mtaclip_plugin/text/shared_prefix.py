@@ -10,10 +10,11 @@ from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
+from mtaclip_plugin.text.fixed import WithFixedTensors
 from mtaclip_plugin.text.tower import TextTower
 
 
-class SharedPrefixEncoder(nn.Module):
+class SharedPrefixEncoder(WithFixedTensors):
     """Encodes ``[SOS][v_p1 ... v_pL]`` once a prompt, and ``[class name][EOS]`` once a prompt and class.
 
     In a causal tower no state depends on the tokens after it. So those of the prefix are the same for all classes,
@@ -28,22 +29,18 @@ class SharedPrefixEncoder(nn.Module):
         pooled: (K+1) position of the token that the tower pools, of each row.
     """
 
-    prefix_ids: Tensor
-    suffix_ids: Tensor
-    pooled: Tensor
-    visible: Tensor
-
     def __init__(self, tower: TextTower, ids: Tensor, prefix_length: int, pooled: Tensor) -> None:
         super().__init__()
         self.tower = tower
         self.prefix_length = prefix_length
         self.length = int(pooled.max()) + 1
         suffix_length = self.length - prefix_length
-        self.register_buffer("prefix_ids", ids[0, :prefix_length], persistent=False)
-        self.register_buffer("suffix_ids", ids[:, prefix_length : self.length], persistent=False)
-        self.register_buffer("pooled", pooled - prefix_length, persistent=False)
-        causal = torch.ones(suffix_length, self.length, dtype=torch.bool, device=ids.device).tril(prefix_length)
-        self.register_buffer("visible", causal, persistent=False)
+        self._fix(
+            prefix_ids=ids[0, :prefix_length],
+            suffix_ids=ids[:, prefix_length : self.length],
+            pooled=pooled - prefix_length,
+            visible=torch.ones(suffix_length, self.length, dtype=torch.bool, device=ids.device).tril(prefix_length),
+        )
 
     @classmethod
     def serving(cls, tower: TextTower, ids: Tensor, prefix_length: int) -> Self | None:
@@ -75,12 +72,12 @@ class SharedPrefixEncoder(nn.Module):
         Returns:
             (P, K+1, T) text embeddings as the tower gives them, not normalised.
         """
-        text = self.tower.text
+        text, fixed = self.tower.text, self.fixed
         positions = text.positional_embedding[: self.length]
-        start = text.token_embedding(self.prefix_ids[: self.prefix_length - contexts.shape[1]])
+        start = text.token_embedding(fixed.prefix_ids[: self.prefix_length - contexts.shape[1]])
         prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts.to(start.dtype)], 1)
         prefix = prefix + positions[: self.prefix_length]
-        suffix = text.token_embedding(self.suffix_ids) + positions[self.prefix_length :]
+        suffix = text.token_embedding(fixed.suffix_ids) + positions[self.prefix_length :]
         suffix = suffix.expand(len(contexts), -1, -1, -1)
         prefix_mask = text.attn_mask[: self.prefix_length, : self.prefix_length]
         for block in text.transformer.resblocks:
@@ -88,7 +85,7 @@ class SharedPrefixEncoder(nn.Module):
             suffix = suffix + block.ls_1(attended)
             suffix = suffix + block.ls_2(block.mlp(block.ln_2(suffix)))
             prefix = block(prefix, attn_mask=prefix_mask)
-        pooled = suffix[:, torch.arange(len(self.pooled), device=suffix.device), self.pooled]
+        pooled = suffix[:, torch.arange(len(fixed.pooled), device=suffix.device), fixed.pooled]
         return _project(text, text.ln_final(pooled))
 
     def _attend(self, attention: Any, suffix: Tensor, prefix: Tensor) -> Tensor:
@@ -114,7 +111,7 @@ class SharedPrefixEncoder(nn.Module):
         by_class = (classes, length)
         to_prefix = (query @ keys.mT).unflatten(2, by_class)
         to_suffix = query.unflatten(2, by_class) @ key.unflatten(2, by_class).mT
-        weights = torch.cat([to_prefix, to_suffix], -1).masked_fill(~self.visible, -torch.inf).softmax(-1)
+        weights = torch.cat([to_prefix, to_suffix], -1).masked_fill(~self.fixed.visible, -torch.inf).softmax(-1)
         from_prefix, from_suffix = weights.split([prefix.shape[1], length], -1)
         attended = (from_prefix.flatten(2, 3) @ values).unflatten(2, by_class)
         attended = attended + from_suffix @ value.unflatten(2, by_class)

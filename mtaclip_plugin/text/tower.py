@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mtaclip_plugin.text.clip import check_tokenizer, create_clip, one_sentence_on_failure
+from mtaclip_plugin.text.fixed import Move, keeping_values
 
 PLACEHOLDER = "the"
 """A word of one token in every vocabulary, letters are not (T5's "a"); its embeddings are replaced by the contexts."""
@@ -63,19 +64,28 @@ class TextTower:
         """Size of a token embedding."""
         return int(self.token_embedding.weight.shape[1])
 
-    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Applies a move to another device or dtype, as ``nn.Module`` does to its own tensors."""
-        self.model._apply(function)
+    @property
+    def device(self) -> torch.device:
+        """Where the tower is."""
+        return self.token_embedding.weight.device
+
+    def move(self, move: Move) -> None:
+        """Moves to another device or dtype as an ``nn.Module`` does, but keeps the weights: no checkpoint has them."""
+        self.model._apply(keeping_values(move))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (N, S), padded or cut to the tower's context length."""
-        return self.tokenizer(list(texts), context_length=self.context_length)
+        """Token ids (N, S), padded or cut to the tower's context length, where the tower is."""
+        return self._ids(texts, self.context_length).to(self.device)
 
     def fits(self, texts: Sequence[str]) -> Tensor:
         """(N) bool, whether the tower reads a text whole: with room for one more token, one more word is read."""
         with_one_more = [f"{text} {PLACEHOLDER}" for text in texts]
-        ids = self.tokenizer([*texts, *with_one_more], context_length=self.context_length + 1)
+        ids = self._ids([*texts, *with_one_more], self.context_length + 1)
         return (ids[: len(texts)] != ids[len(texts) :]).any(1)
+
+    def _ids(self, texts: Sequence[str], length: int) -> Tensor:
+        with torch.device("cpu"):  # on the default device some tokenizers' ids would be, others' not
+            return self.tokenizer(list(texts), context_length=length)
 
     def encode(self, ids: Tensor, contexts: Tensor, start: int) -> Tensor:
         """The tower's own ``encode_text`` with ``contexts`` in place of the placeholders' embeddings.

@@ -200,6 +200,29 @@ def test_a_run_leaves_a_checkpoint_that_needs_no_bank(tmp_path: Path) -> None:
     assert scores.mean_iou == pytest.approx(last.validation.scores.mean_iou, abs=1e-6)
 
 
+def test_other_names_are_told_by_the_score_map_alone() -> None:
+    bank, images = torch.randn(4, 5), torch.rand(2, 3, 64, 96)
+    model = build(class_names=["sky", "road", "car"], text_embeddings=bank[:3]).eval()
+    with torch.no_grad():
+        trained, auxiliary = model(images, return_auxiliary=True)
+        model.set_text_embeddings(bank, ["sky", "road", "car", "tree"])
+        logits = model(images)
+        torch.testing.assert_close(logits[:, :3], auxiliary)
+        model.set_text_embeddings(bank[[3, 1]], ["tree", "road"])
+        torch.testing.assert_close(model(images), logits[:, [3, 1]])
+        model.set_text_embeddings(bank[:3], ["sky", "road", "car"])
+        assert torch.equal(model(images), trained)
+
+
+def test_a_run_keeps_classes_from_training(tmp_path: Path) -> None:
+    unseen = f"--data.unseen=[{CLASS_NAMES[2]}, {CLASS_NAMES[5]}]"
+    last = load_checkpoint(run_training(tmp_path / "run", "--model.arch=denseclip", unseen) / "last.pt")
+    assert last.weights["prompts.embeddings"].shape == (len(CLASS_NAMES) - 2, 384)
+    assert last.validation.scores is not None and last.validation.scores.zero_shot is not None
+    scores = evaluate.evaluate(last, root=None, split=None, device="cpu")
+    assert repr(scores.zero_shot) == repr(last.validation.scores.zero_shot)
+
+
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     denseclip.register()
     model, images = build().eval(), torch.rand(1, 3, 64, 64)
@@ -223,6 +246,10 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, capsys: pytest.Captur
             class_names=["sky"],
             text_embeddings=torch.eye(1),
         )
+    with pytest.raises(ValueError, match="no names to compare with"):
+        build().set_text_embeddings(torch.eye(2, 5), ["sky", "road"])
+    with pytest.raises(ValueError, match="T=4 numbers each, the model takes T=5"):
+        build(class_names=["sky", "road", "car"]).set_text_embeddings(torch.eye(3, 4))
     with pytest.raises(RuntimeError, match="divisible by 32"):
         build().eval()(torch.rand(1, 3, 64, 65))
     write_folder(tmp_path / "data", labels=[0, 1])

@@ -46,6 +46,17 @@ def test_smp_knows_the_weights_of_its_encoders(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [("resnet18", "ssl")]
 
 
+def test_a_model_may_have_been_told() -> None:
+    half = [0.5, 0.4, 0.3]
+    assert preprocessing(small_model("resnet18", image_mean=half)) == Preprocessing((0.5, 0.4, 0.3), IMAGENET.std)
+    both = small_model("resnet18", image_mean=half, image_std=(0.1, 0.2, 0.3))
+    both.config["encoder_weights"] = "ssl"  # is not looked up
+    assert preprocessing(both) == Preprocessing((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    for options in ({"image_mean": [0.5]}, {"image_std": [0.1, 0.0, 0.1]}, {"image_mean": [0.0, 0.0, float("nan")]}):
+        with pytest.raises(ValueError, match="must be three finite numbers, a standard deviation above 0, got"):
+            small_model("resnet18", **options)
+
+
 def test_other_models_of_smp() -> None:
     assert preprocessing(smp.Unet("resnet18", encoder_weights=None)) == IMAGENET
 

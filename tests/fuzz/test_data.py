@@ -18,6 +18,7 @@ from tests.fuzz.models import seeds
 from tests.fuzz.outcomes import outcome
 from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import IGNORE_INDEX, Sample, collate
+from trainers.data.colors import ColorTable
 from trainers.data.folder import FolderDataset
 from trainers.data.reading import read_ids, read_image
 
@@ -58,34 +59,39 @@ def pictures() -> dict[str, bytes]:
 
 
 any_picture = st.sampled_from(sorted(pictures())).flatmap(lambda kind: damaged(pictures()[kind]))
-any_mask = st.sampled_from(("grey", "palette", "bits", "16 bit", "gif", "png")).flatmap(
+any_mask = st.sampled_from(("grey", "palette", "bits", "16 bit", "gif", "png", "jpeg", "tiff", "ppm")).flatmap(
     lambda kind: damaged(pictures()[kind])
+)
+any_colors = st.lists(st.tuples(*[st.integers(0, 255)] * 3), unique=True, min_size=1, max_size=3).map(
+    lambda colors: ColorTable.of(colors, range(len(colors)), file="colors.txt")
 )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@given(any_picture, st.sampled_from((".jpg", ".png")), st.sampled_from((None, (9, 7), (7, 9))))
-def test_images(scratch, content, suffix, mask_size) -> None:
+@given(any_picture, st.sampled_from((".jpg", ".png")), st.booleans())
+def test_images(scratch, content, suffix, as_stored) -> None:
     path = scratch / f"image{suffix}"
     path.write_bytes(content)
     with outcome(OSError, ValueError, valid=None):
-        image = read_image(path, mask_size=mask_size)
+        image = read_image(path, as_stored=as_stored)
         assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.numel()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@given(any_mask)
-def test_masks(scratch, content) -> None:
+@given(any_mask, st.none() | any_colors)
+def test_masks(scratch, content, colors) -> None:
     path = scratch / "mask.png"
     path.write_bytes(content)
     with outcome(OSError, ValueError, valid=None):
-        ids = read_ids(path)
+        ids = read_ids(path, colors=colors)
         assert ids.dtype == np.int64 and ids.ndim == 2 and ids.size
 
 
 lines = st.sampled_from(("sky", "road", "car")) | st.text(max_size=4)
 class_files = st.lists(lines, max_size=4).map("\n".join).map(lambda text: text.encode("utf-8", "surrogatepass"))
-whole_class_files = st.sampled_from((b"sky\nroad\n", b"\xef\xbb\xbfsky\r\nroad", b"a\nb\nc\nd"))
+whole_class_files = st.sampled_from(
+    (b"sky\nroad\n", b"\xef\xbb\xbfsky\r\nroad", b"a\nb\nc\nd", b"0: a\n1: b", b"a 0 0 0\nb 9 9 9")
+)
 
 
 @given(st.data(), whole_class_files | class_files | st.binary(max_size=9), st.lists(st.integers(-2, 300), max_size=2))

@@ -64,7 +64,7 @@ def of_regions(regions: Tensor, image_size: tuple[int, int] | None = None) -> Ma
     """A prediction whose masks are regions (B, Q, h, w) at stride 4."""
     batch, queries, height, width = regions.shape
     embed = torch.eye(queries).expand(batch, -1, -1)
-    logits = torch.where(regions, 3.0, -3.0)
+    logits = torch.where(regions, 0.0, -1e-3)  # a mask is where it is as likely as not
     size = (4 * height, 4 * width)
     return MaskPrediction(torch.zeros(batch, queries, 4), embed, logits, None, image_size or size, size)
 

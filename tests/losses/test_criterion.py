@@ -347,6 +347,26 @@ def test_a_single_absent_class_learns_an_empty_mask() -> None:
     assert gradient.flatten(1).any(1).tolist() == [False, True]
 
 
+def test_a_binary_mask_of_0_and_255_is_warned_of_once() -> None:
+    prediction = make_prediction(classes=1, queries=1, prompts=None)
+    target = torch.zeros(2, 30, 27, dtype=torch.int64)
+    target[0, 5:20, 5:20] = 255
+    loss = small_loss()
+    with pytest.warns(UserWarning, match="holds 255, which is ignored, and no 1, which is the class.*write 1"):
+        loss(prediction, target)
+    right = target.clone()
+    right[1, :4, :4] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(prediction, target)  # not twice
+        small_loss()(prediction, torch.zeros_like(target))
+        small_loss(ignore_index=254)(prediction, target // 255 * 254)
+        small_loss()(make_prediction(), make_target())
+        seen = small_loss()
+        seen(prediction, right)
+        seen(prediction, target)  # an image without the class, after one with it
+
+
 def test_official_mask_normalizer() -> None:
     prediction, target = make_prediction(), make_target()
     masks = small_loss(**EMPTY).terms(prediction, target, seeded())

@@ -78,6 +78,10 @@ def test_class_names() -> None:
         (["a", "b", "a"], 3, "'a' appears twice"),
         (["a", " ", "c"], 3, "must be words"),
         (["a", "none", "c"], 3, "can not be called 'none'"),
+        (["a", " None ", "c"], 3, "can not be called ' None '"),
+        (["sky", "road", "Sky"], 3, "'sky' and 'Sky' differ in capitals or white space alone"),
+        (["traffic light", "traffic  light"], 2, "'traffic light' and 'traffic  light' differ in"),
+        (["stra\u00dfe", "STRASSE"], 2, "differ in capitals"),
         ("abc", 3, "single string 'abc'"),
     ]:
         with pytest.raises(ValueError, match=message):

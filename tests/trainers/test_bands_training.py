@@ -166,7 +166,7 @@ def test_images_of_other_bands_are_refused(folder: Path, tmp_path: Path, capsys:
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert "a.png holds RGB colours, but --data.channels is 4; save it as TIFF or .npy with 4 bands." in err
-    assert "b.npy is of shape (6, 40, 40), which is neither of (4, H, W) and (H, W, 4)" in err
+    assert "b.npy is an array of shape (6, 40, 40), which is neither of (4, H, W) and (H, W, 4)" in err
     other = write_data(tmp_path / "other", "uint8", channels=3)
     line = failure(evaluate.main, ["--checkpoint", str(folder / "last.pt"), "--data.root", str(other)], capsys)
     assert "4.tif has 3 bands, but --data.channels is 4" in line or "5.tif has 3 bands" in line

@@ -4,12 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from trainers import check_data, train
+from trainers import check_data, evaluate, train
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.findings import BadSample, Finding, read_once
@@ -79,13 +80,16 @@ def zoo(tmp_path: Path) -> Path:
     return root
 
 
-def check(dataset: SegmentationDataset, folder: Path, on_error: str = "stop", workers: int = 0) -> SegmentationDataset:
+def check(
+    dataset: SegmentationDataset, folder: Path, on_error: str = "stop", workers: int = 0, learned: bool = False
+) -> SegmentationDataset:
     return check_before_training(
         dataset,
         split="train",
         folder=folder,
         on_error=on_error,  # type: ignore[arg-type]
         num_workers=workers,
+        learned=learned,
     )
 
 
@@ -185,6 +189,132 @@ def test_a_check_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert set(file.read_text().split()) == {*whole, whole[2][:-5]}
 
 
+def test_a_class_without_a_pixel_is_told_at_every_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data")
+    (tmp_path / "data/classes.txt").write_text("sky\nroad\ntree\nsign\nmoon\n")
+    dataset, run = FolderDataset(tmp_path / "data", "train"), tmp_path / "run"
+    for read in (True, False):  # the second time, nothing is read
+        assert check(dataset, run, learned=True) is dataset
+        error = capsys.readouterr().err
+        assert error.endswith(
+            "warning: The split train holds no pixel of 2 of the 5 classes: sign, moon; nothing can be learned of what "
+            "is not there: check that the ids in the masks count as the names do.\n"
+        )
+        assert ("check train" in error) == read
+    check(dataset, run)  # as for a split that is only validated on
+    assert capsys.readouterr().err == ""
+    # What an earlier version wrote down does not tell which labels there are: it is read anew.
+    file = run / CHECKED_FILE
+    file.write_text("\n".join(line.partition(":")[2] for line in file.read_text().split()))
+    check(dataset, run, learned=True)
+    assert "sign, moon" in capsys.readouterr().err and len(file.read_text().split()) == 3 + 3
+    # A class that only an image has which is left out, is not there.
+    Image.fromarray(np.where(IDS == 2, 3, IDS).astype(np.uint8)).save(tmp_path / "data/annotations/train/plain.png")
+    (tmp_path / "data/images/train/plain.png").write_bytes(b"")
+    check(FolderDataset(tmp_path / "data", "train"), run, "skip", learned=True)
+    assert "sign, moon" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "ignore_ids", "sentence"),
+    [
+        (
+            (0, 255),
+            (),
+            "the class road: its masks hold sky and 255, and 255 means ignore; write 1 where the masks say 255.",
+        ),
+        (
+            (1, 255),
+            (),
+            "the class sky: its masks hold road and 255, and 255 means ignore; write 0 where the masks say 255.",
+        ),
+        ((255, 255), (), "2 of the 2 classes: sky, road: its masks hold 255 alone, and 255 means ignore; write the id"),
+        ((0, 0), (), "the class road; nothing can be learned of what is not there"),
+        ((0, 7), (7,), "the class road; nothing can be learned of what is not there"),
+    ],
+)
+def test_less_than_two_classes_stop_a_run(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    values: tuple[int, int],
+    ignore_ids: tuple[int, ...],
+    sentence: str,
+) -> None:
+    write_folder(tmp_path / "data")
+    (tmp_path / "data/classes.txt").write_text("sky\nroad\n")
+    for mask in (tmp_path / "data/annotations").rglob("*.png"):
+        Image.fromarray(np.where(IDS == 1, values[1], values[0]).astype(np.uint8)).save(mask)
+    given = [f"--data.ignore_ids={list(ignore_ids)}"]
+    for _ in range(2):  # also where all is remembered
+        with pytest.raises(SystemExit) as stopped:
+            run_training(tmp_path / "data", tmp_path / "run", *given)
+        assert stopped.value.code == 2
+        _, _, error = capsys.readouterr().err.rpartition("error: ")
+        assert error.startswith(f"The split train holds no pixel of {sentence}")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [CHECKED_FILE]
+    with pytest.raises(SystemExit) as stopped:
+        check_data.main([*options(tmp_path / "data"), *given])
+    assert stopped.value.code == 1
+    page = " ".join(capsys.readouterr().out.split())
+    assert "1. classes without a pixel to learn from: 1" in page and "holds no pixel of" in page.partition("right:")[2]
+
+
+def test_the_first_of_several_processes_tells_the_others(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(idist, "broadcast", lambda message, **_: said.append(message) or said[0])
+    rests = []
+    for rank in (0, 1):
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+        folder = tmp_path / str(rank)  # the second does not read, or it would write here
+        rests.append(check(FolderDataset(zoo, "train"), folder, "skip", learned=True))
+        assert folder.exists() == (rank == 0)
+    assert rests[0].names == rests[1].names == GOOD  # type: ignore[attr-defined]
+    # What stops a run stops it in all of them, also where only the first has read.
+    for mask in (zoo / "annotations/train").iterdir():
+        Image.new("L", IDS.shape[::-1]).save(mask)
+    said.clear()
+    for rank in (0, 1):
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+        with pytest.raises(ValueError, match="holds no pixel of 2 of the 3 classes: road, tree"):
+            check(FolderDataset(zoo, "train"), tmp_path / f"again{rank}", "skip", learned=True)
+
+
+def test_what_is_left_aside_is_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data")
+    images, masks = tmp_path / "data/images/train", tmp_path / "data/annotations/train"
+    for folder in (images, masks):
+        (folder / "city").mkdir()
+        (folder / "plain1.png").rename(folder / "city/plain.png")
+    (images / "raw.heic").write_bytes(b"")
+    Image.fromarray(IDS).save(masks / "spare.png")
+    run_training(tmp_path / "data", tmp_path / "run", "--train.overlays=3")
+    error = capsys.readouterr().err
+    assert error.count(f"(1): {images}/raw.heic; of pictures, save those") == 2  # as training and as validation images
+    assert error.count(f"masks left aside, without an image of their own (1): {masks}/spare.png; add the images") == 2
+    overlays = tmp_path / "run/overlays"
+    assert {path.relative_to(overlays).as_posix() for path in overlays.rglob("*.png")} == {
+        "plain.png",
+        "plain2.png",
+        "city/plain.png",
+    }
+    evaluate.main(["--checkpoint", str(tmp_path / "run/last.pt"), "--device", "cpu"])
+    assert f"(1): {images}/raw.heic; of pictures" in capsys.readouterr().err
+
+
+def test_masks_with_a_suffix_are_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data", splits=("train",))
+    for mask in (tmp_path / "data/annotations/train").iterdir():
+        mask.rename(mask.with_name(f"{mask.stem}_Mask.PNG"))
+    with pytest.raises(SystemExit):
+        run_training(tmp_path / "data", tmp_path / "run")
+    assert 'add --data.mask_suffix "_Mask".' in capsys.readouterr().err
+    run_training(tmp_path / "data", tmp_path / "run", "--data.mask_suffix=_mask")
+    assert load_checkpoint(tmp_path / "run/last.pt").config.data.mask_suffix == "_mask"
+
+
 def test_long_lists_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "data", splits=("train",))
     for index in range(25):
@@ -193,7 +323,7 @@ def test_long_lists_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         check(FolderDataset(tmp_path / "data", "train"), tmp_path / "run")
     *lines, last = capsys.readouterr().err.rstrip().splitlines()
     assert sum("has no mask" in line for line in lines) == 20
-    assert last.strip() == "... and 5 more: python -m trainers.check_data lists all."
+    assert last.strip() == "... and 5 more: python -m trainers.check_data --all lists all."
 
 
 def test_a_dataset_without_any_good_picture_cannot_be_skipped(tmp_path: Path) -> None:
@@ -220,12 +350,13 @@ def test_findings_tell_sizes_labels_and_equal_pixels(zoo: Path) -> None:
     assert plain.counts[:4].tolist() == [6 * 24, 5 * 24, 5 * 24, 0]
     assert plain.digest == by_name["alpha"].digest  # other files, the same pixels
     assert len({finding.digest for finding in by_name.values()}) == 4
-    kinds = {each.problem.partition("/train/")[2].partition(".")[0]: each.kind for each in found
-             if isinstance(each, BadSample)}  # fmt: skip
-    assert kinds == dict.fromkeys(("empty", "emptymask", "text", "truncated"), "files unreadable") | {
-        "ids": "labels out of range",
-        "maskless": "files missing",
-        **dict.fromkeys(("rgbmask", "sixteen", "smallmask"), "images or masks unfit"),
+    kinds = {Path(each.problem.path).stem: each.problem.kind for each in found if isinstance(each, BadSample)}
+    assert kinds == dict.fromkeys(("empty", "emptymask", "text", "truncated"), "files that cannot be read") | {
+        "ids": "masks with ids that are no class",
+        "maskless": "images without a mask",
+        "rgbmask": "masks in colours",
+        "sixteen": "images of more than 8 bits a channel",
+        "smallmask": "masks of another size than their image",
     }
 
 
@@ -250,23 +381,29 @@ def test_the_command_reports_on_good_data(tmp_path: Path, capsys: pytest.Capture
     assert ["road", "31.250%", "3", f"{3 * third / total:.3%}", "3"] in lines
     assert ["tree", "31.250%", "3", f"{(3 * third + 600) / total:.3%}", "4"] in lines
     assert ["(ignored)", "0.000%", "0", f"{third / total:.3%}", "1"] in lines
-    assert "1 images are in train and in val:\n  plain1 = twin" in out
+    _, _, shared = out.partition("1. images that are in train and in val: 1\n")
+    assert shared.splitlines()[1:] == ["    - plain1 = twin"] and "To be put right" not in out
 
 
 def test_the_command_lists_what_cannot_be_used(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        check_data.main([*options(zoo), "--data.val_split", "train"])
-    assert stopped.value.code == 1
-    out = capsys.readouterr().out
-    assert out.startswith("train: 14 images, 9 of them cannot be used;") and "val" not in out
-    for kind, count in (
-        ("files missing", 1),
-        ("files unreadable", 4),
-        ("labels out of range", 1),
-        ("images or masks unfit", 3),
-    ):
-        _, _, below = out.partition(f"\ntrain, {kind}:\n")
-        assert len([line for line in below.split("\n\n")[0].splitlines() if line.startswith("  ")]) == count
+    for every in (False, True):
+        with pytest.raises(SystemExit) as stopped:
+            check_data.main([*options(zoo), "--data.val_split", "train", *["--all"] * every])
+        assert stopped.value.code == 1
+        out = capsys.readouterr().out
+        assert out.startswith("train: 14 images, 9 of them cannot be used;") and "val" not in out
+        for kind, count in (
+            ("images without a mask", 1),
+            ("files that cannot be read", 4),
+            ("masks with ids that are no class", 1),
+            ("masks in colours", 1),
+        ):
+            _, _, below = out.partition(f". {kind}: {count}\n")
+            lines = below.split("\n\n")[0].splitlines()
+            assert lines[0].startswith("    Remedy: ")
+            entries = [line for line in lines if line.startswith("    - ")]
+            assert len(entries) == (count if every else min(count, 3 + 1))
+            assert ("--all names them" in entries[-1]) == (count > 3 and not every)
 
 
 def test_the_command_needs_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

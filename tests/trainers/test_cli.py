@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -69,7 +70,8 @@ def test_the_summary_says_where_things_are(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     best = load_checkpoint(tmp_path / "run" / "best.pt")
     assert f"Best validation, after iteration {best.iteration}:" in out
-    assert f"mean                   {best.validation.scores.mean_iou:.4f}" in out
+    scores = best.validation.scores
+    assert re.search(rf"^mean{scores.coverage} +{scores.mean_iou:.4f}", out, re.MULTILINE)
     for path in ("best.pt", "last.pt", "overlays"):
         assert str(tmp_path / "run" / path) in out
     assert f"tensorboard --logdir {tmp_path}" in out
@@ -225,7 +227,7 @@ def test_a_wrong_label_is_told_in_one_sentence(
     data = ["--data.dataset", "folder", "--data.root", str(tmp_path / "data"), "--data.num_workers", workers]
     options = [*TINY, "--train.output", str(tmp_path / "run"), "--model.arch", "unet", *data]
     line = failure(train.main, options, capsys)
-    assert ".png has the ids [7], but classes.txt names" in line and "Traceback" not in line
+    assert ".png has the ids [7]; classes.txt names" in line and "Traceback" not in line
     train.main([*options, "--data.ignore_ids", "[7]"])  # the run that came to nothing is not in the way
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.trainers.tiny_runs import TINY, failure, write_folder
+from mtaclip_plugin import Preprocessing, preprocessing
+from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training, write_folder
 from trainers import evaluate, train
+from trainers.assemble import restore_model
+from trainers.run.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +59,13 @@ def test_the_limit_of_pixels_can_be_set(tmp_path: Path, capsys: pytest.CaptureFi
     limited = [*folder, "--data.max_pixels=1039", "--train.output", str(tmp_path / "limited")]
     with pytest.raises(SystemExit):
         train.main([*TINY, *limited])
-    assert "has 40x26 pixels, above the limit of 1039" in capsys.readouterr().err
+    assert "has 40x26 = 1040 pixels, above the limit of 1039" in capsys.readouterr().err
     train.main([*TINY, *folder, "--train.output", str(tmp_path / "run")])
     arguments = ["--checkpoint", str(tmp_path / "run" / "last.pt"), "--device=cpu"]
     line = failure(evaluate.main, [*arguments, "--data.max_pixels=900"], capsys)
-    assert "0.png has 40x24 pixels, above the limit of 900; if it is as it should be, set --data.max_pixels" in line
+    assert (
+        "0.png has 40x24 = 960 pixels, above the limit of 900; if it is as it should be, set --data" in line
+    )
     evaluate.main([*arguments, "--data.max_pixels=1040"])
 
 
@@ -70,3 +76,19 @@ def test_a_stride_beyond_the_window_is_told_in_one_sentence(
         evaluate.main(["--checkpoint", str(checkpoint), "--eval.stride", "[40,40]"])
     assert stopped.value.code == 2
     assert "--eval.stride must not be larger than --eval.window" in capsys.readouterr().err
+
+
+def test_what_clip_says_of_masks_is_restored_with_the_colours_of_the_images(tmp_path: Path) -> None:
+    names = ["--model.text_encoder=tiny-rn", "--model.text_pretrained=null"]
+    colours = ["--data.mean=[0.1,0.2,0.3]", "--data.std=[0.5,0.6,0.7]"]
+    clip = ["--model.clip_masks=pool", "--model.trained_clip=0.3", "--model.untrained_clip=0.6"]
+    run_training(tmp_path, *MTACLIP, *names, *colours, *clip)
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    model = restore_model(checkpoint).eval()
+    prediction = model(torch.randn(1, 3, 40, 40), return_masks=True)
+    assert prediction.clip_probabilities is not None
+    assert (model.scoring.trained_clip, model.scoring.untrained_clip) == (0.3, 0.6)
+    assert preprocessing(model) == Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    scores = report_of(tmp_path / "last.pt", tmp_path / "scores.json")
+    assert checkpoint.validation.scores is not None
+    assert scores["mean_iou"] == pytest.approx(checkpoint.validation.scores.mean_iou)

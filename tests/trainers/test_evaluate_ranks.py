@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,14 +36,25 @@ class Scenes(SegmentationDataset):
         return Sample(image=image, label=label, name=str(index))
 
 
+LEVELS = (torch.arange(NUM_CLASSES)[:, None] + 0.5) / NUM_CLASSES
+
+
 class Levels(nn.Module):
-    """The class is the level of red."""
+    """The class is the nearest level of red."""
 
     requires_divisible_input_shape = False
+    prompts = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.ones(()))
+        self.levels = LEVELS[::2]
+
+    def set_text_embeddings(self, text: Tensor, names: Sequence[str]) -> None:
+        self.levels = text
 
     def forward(self, images: Tensor) -> Tensor:
-        centres = (torch.arange(NUM_CLASSES) + 0.5).view(-1, 1, 1) / NUM_CLASSES
-        return -(images[:, :1] - centres).abs()
+        return -(images[:, :1] - self.levels[:, :, None]).abs() * self.sharpness
 
 
 def evaluate(rank: int, folder: Path) -> None:
@@ -51,11 +63,12 @@ def evaluate(rank: int, folder: Path) -> None:
     forward = Forward(Levels(), mean=(0.0,) * 3, std=(1.0,) * 3, device=device, precision="float32")
     world_size = idist.get_world_size()
     loader = create_eval_loader(Scenes(), batch_size=2, num_workers=0, rank=rank, world_size=world_size)
-    evaluator = Evaluator(forward, Vocabulary(("sky", "road", "car", "tree")))
+    vocabulary = Vocabulary(("sky", "road", "car", "tree"), unseen=("road", "tree"), bank=LEVELS)
+    evaluator = Evaluator(forward, vocabulary)
     scores = evaluate_model(evaluator, loader)
     if rank == 0:
         metrics = evaluator.state.metrics
-        counts = {"confusion": metrics["confusion"]} | vars(metrics["boundary"])
+        counts = {name: metrics[name] for name in ("confusion", "unseen")} | vars(metrics["boundary"])
         torch.save({"counts": counts, "scores": asdict(scores)}, folder / f"{world_size}.pt")
 
 
@@ -66,6 +79,8 @@ def test_two_processes_count_what_one_counts(tmp_path: Path) -> None:
     alone, together = (torch.load(tmp_path / f"{world_size}.pt", weights_only=True) for world_size in (1, 2))
     assert 0 < alone["scores"]["boundary_iou"] < 1 and 0 < alone["scores"]["boundary_f_score"] <= 1
     assert alone["counts"]["confusion"].sum() == sum((5 + index) * 7 * (6 * 9 - 3) for index in range(5))
+    assert alone["counts"]["unseen"].sum() == alone["counts"]["confusion"][[1, 3]].sum()
+    assert all(0 < score < 1 for name, score in alone["scores"]["zero_shot"].items() if name != "unseen")
     for name, counts in alone["counts"].items():
         assert counts.dtype == torch.int64 and torch.equal(together["counts"][name], counts), name
     assert together["scores"] == alone["scores"]

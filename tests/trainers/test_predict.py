@@ -133,7 +133,7 @@ def test_an_image_above_the_limit_of_pixels_gets_the_remedy(
         run_predict(checkpoints["unet"], [image], tmp_path / "out", "--data.max_pixels=1999")
     assert stopped.value.code == 1
     err = capsys.readouterr().err
-    assert "a.png has 50x40 pixels, above the limit of 1999" in err and "--eval.mode slide" in err
+    assert "a.png has 50x40 = 2000 pixels, above the limit of 1999" in err and "--eval.mode slide" in err
     run_predict(checkpoints["unet"], [image], tmp_path / "out", "--data.max_pixels=2000", "--eval.mode=slide")
     assert (tmp_path / "out" / "a.png").exists()
 
@@ -156,6 +156,22 @@ def test_full_memory_is_told_with_the_remedy_and_the_others_go_on(
     assert "The memory is full at the image" in captured.err and "a.png of 90x80 pixels" in captured.err
     assert "--eval.mode slide" in captured.err and "1 of 2 images" in captured.out
     assert names_in(tmp_path / "out") == {"b.png", "b_overlay.png", "index.html"}
+
+
+def test_images_of_every_format_in_all_folders_below_are_predicted_and_the_rest_is_named(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.tif", "city/a.WEBP", "city/deep/b.bmp"):
+        write_image(tmp_path / name, (40, 30))
+    (tmp_path / "city/c.heic").write_bytes(b"")
+    output = tmp_path / "out"
+    expected = {f"{name}{end}.png" for name in ("a", "a-2", "b") for end in ("", "_overlay")} | {"index.html"}
+    for _ in range(2):  # the second time, there are pictures in the output folder
+        run_predict(checkpoints["unet"], [tmp_path], output)
+        assert names_in(output) == expected
+        captured = capsys.readouterr()
+        assert "3 of 3 images" in captured.out
+        assert f"pictures by their suffix (1): {tmp_path}/city/c.heic; of pictures, save those" in captured.err
 
 
 def test_an_empty_folder_is_refused(

@@ -266,6 +266,15 @@ def test_scores_can_be_made_of_something_else_afterwards(data: Path, tmp_path: P
     assert model.scoring == Scoring("per_name", query_scores=0.0, text_masks=1.0, calibration=1.5)
 
 
+def test_a_single_unseen_class_has_no_other_to_be_taken_for(data: Path, tmp_path: Path) -> None:
+    bank = write_bank(tmp_path / "bank.npy", 4, 6)
+    last = load_checkpoint(
+        run_training(tmp_path / "run", *options(data, bank, *SOURCES, "--data.unseen=[sofa]")) / "last.pt"
+    )
+    assert last.validation.scores is not None and last.validation.scores.zero_shot is not None
+    assert last.validation.scores.zero_shot.unseen_alone_mean_iou == 1.0
+
+
 def test_a_search_is_for_models_with_unseen_classes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

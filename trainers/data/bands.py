@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.data.limits import UnfitImageError, check_pixels
+from trainers.data.limits import check_pixels
+from trainers.data.problems import MissingFileError, Problem, UnfitFileError, UnreadableFileError
 
-BAND_SUFFIXES: Final = (".tif", ".tiff", ".npy")
 DTYPES: Final = ("uint8", "uint16", "float32")
 """What bands may be stored as."""
-TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION: Final = 274
 
 
 def is_tiff(path: Path) -> bool:
@@ -29,7 +30,7 @@ def is_tiff(path: Path) -> bool:
         OSError: the file is missing or cannot be read.
     """
     with _naming(path), path.open("rb") as file:
-        return file.read(4) in TIFF_STARTS
+        return file.read(4) in _TIFF_STARTS
 
 
 def read_bands(path: Path, channels: int, *, max_pixels: int | None = None) -> Tensor:
@@ -49,33 +50,23 @@ def read_bands(path: Path, channels: int, *, max_pixels: int | None = None) -> T
             many pixels.
     """
     with _naming(path):
-        if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="c", allow_pickle=False)
-            bands = _bands_first(array, _axes(path, array.shape, channels))
-            _check(path, bands.shape, bands.dtype, channels, max_pixels)
-        else:
-            with tifffile.TiffFile(path) as tiff:
-                series = tiff.series[0]
-                _check(path, _layout(series), series.dtype, channels, max_pixels)
-                if series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                    raise UnfitImageError(f"The image {path} holds indices of a palette, no bands; save its colours.")
-                mappable = series.dataoffset is not None
-                array = tifffile.memmap(path, mode="c") if mappable else series.asarray()
-                bands = _bands_first(array, series.axes)
-        return as_tensor(bands, path)
+        read = _read_array if path.suffix.lower() == ".npy" else _read_tiff
+        return as_tensor(read(path, channels, max_pixels), path)
 
 
 def as_tensor(bands: NDArray[Any], path: Path) -> Tensor:
     """The bands (C,H,W) as a tensor of the same values.
 
     Raises:
-        UnfitImageError: a value is NaN or infinite.
+        UnfitFileError: a value is NaN or infinite.
     """
     # The smallest and the largest value are NaN where any is.
     if bands.dtype.kind == "f" and not np.isfinite((bands.min(), bands.max())).all():
-        raise UnfitImageError(
-            f"The image {path} holds values that are NaN or infinite; replace them by a number, and give their pixels "
-            "the label 255."
+        raise unfit(
+            "images with values that are no numbers",
+            path,
+            "holds values that are NaN or infinite",
+            "replace them by a number, and give their pixels the label 255",
         )
     return torch.from_numpy(bands.astype(bands.dtype.newbyteorder("="), copy=False))  # files may have the other order
 
@@ -85,35 +76,59 @@ def refuse_cut(path: Path) -> None:
 
     Raises:
         OSError: the file is broken.
-        UnfitImageError: it has other bands than grey, or red, green and blue, or inks.
+        UnfitFileError: it has other bands than grey, or red, green and blue, or inks.
     """
     with _naming(path), tifffile.TiffFile(path) as tiff:
         count, _, _ = _layout(tiff.series[0])
         if count not in (1, 3) and tiff.series[0].keyframe.photometric != tifffile.PHOTOMETRIC.SEPARATED:
-            raise UnfitImageError(
-                f"The image {path} has {count} bands, but pictures of red, green and blue are read; train with "
-                f"--data.channels {count} if all images have so many, or save it as 8-bit RGB."
+            raise unfit(
+                "images of more bands than red, green and blue",
+                path,
+                f"has {count} bands",
+                "train with --data.channels and their number if all images have so many, or save it as 8-bit RGB",
             )
+
+
+def unfit(kind: str, path: Path, detail: str, remedy: str) -> UnfitFileError:
+    """What is said of an image that is whole, but not what is wanted; see `trainers.data.problems.Problem`."""
+    return UnfitFileError(Problem(kind, str(path), detail, remedy, "The image"))
+
+
+def _read_array(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
+    array = np.load(path, mmap_mode="c", allow_pickle=False)
+    axes = "YX"
+    if array.ndim != 2:
+        first, last = (array.ndim == 3 and array.shape[side] == channels for side in (0, -1))
+        if first == last:
+            raise unfit(
+                "arrays of another shape",
+                path,
+                f"is an array of shape {array.shape}, which {'may be either' if first else 'is neither'} of "
+                f"({channels}, H, W) and (H, W, {channels}), with --data.channels {channels}",
+                "save it as one of them, or as TIFF",
+            )
+        axes = "SYX" if first else "YXS"
+    bands = _bands_first(array, axes)
+    _check(path, bands.shape, bands.dtype, channels, max_pixels)
+    return bands
+
+
+def _read_tiff(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
+    with tifffile.TiffFile(path) as tiff:
+        series, page = tiff.series[0], tiff.series[0].keyframe
+        _check(path, _layout(series), series.dtype, channels, max_pixels)
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise unfit("images with a palette", path, "holds indices of a palette, no bands", "save its colours")
+        if page.tags.valueof(_ORIENTATION, 1) != 1:
+            raise unfit("images that are stored turned", path, "is to be turned to be seen", "save it upright")
+        mappable = series.dataoffset is not None
+        return _bands_first(tifffile.memmap(path, mode="c") if mappable else series.asarray(), series.axes)
 
 
 def _layout(series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
     """(C,H,W) of the bands."""
     height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
     return math.prod(series.shape) // (height * width), height, width
-
-
-def _axes(path: Path, shape: tuple[int, ...], channels: int) -> str:
-    """Which sides of an array are rows (Y), columns (X) and bands (S)."""
-    if len(shape) == 2:
-        return "YX"
-    first, last = (len(shape) == 3 and shape[side] == channels for side in (0, -1))
-    if first == last:
-        fault = "may be either" if first else "is neither"
-        raise UnfitImageError(
-            f"The array {path} is of shape {shape}, which {fault} of ({channels}, H, W) and (H, W, {channels}), as "
-            f"--data.channels is {channels}; save it as one of them, or as TIFF."
-        )
-    return "SYX" if first else "YXS"
 
 
 def _bands_first(array: NDArray[Any], axes: str) -> NDArray[Any]:
@@ -125,12 +140,14 @@ def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], channels: i
     """Refuse what an image's header tells."""
     count, height, width = shape
     if count != channels:
-        raise UnfitImageError(
-            f"The image {path} has {count} bands, but --data.channels is {channels}; save it with the bands that are "
-            f"meant, or train with --data.channels {count} if all images have so many."
+        raise unfit(
+            "images of another number of bands",
+            path,
+            f"has {count} bands, but --data.channels is {channels}",
+            "save it with the bands that are meant, or train with another number if all images have so many",
         )
     if dtype.name not in DTYPES:
-        raise UnfitImageError(f"The image {path} holds values of {dtype.name}; save them as {', '.join(DTYPES)}.")
+        raise unfit("images of another type", path, f"holds values of {dtype.name}", f"save as {', '.join(DTYPES)}")
     check_pixels(path, (width, height), max_pixels)
 
 
@@ -139,9 +156,12 @@ def _naming(path: Path) -> Iterator[None]:
     """What a damaged file ends in depends on the byte, and seldom names the file; we have one error."""
     try:
         yield
-    except (UnfitImageError, MemoryError):
+    except (UnfitFileError, MemoryError):
         raise
     except FileNotFoundError:
-        raise FileNotFoundError(f"The image {path} does not exist.") from None
+        raise MissingFileError(f"The image {path} does not exist.") from None
     except Exception as error:
-        raise OSError(f"Cannot read the image {path} ({error}); replace or remove it.") from error
+        problem = Problem(
+            "files that cannot be read", str(path), f"({error})", "replace or remove it", "Cannot read the image"
+        )
+        raise UnreadableFileError(problem) from error

@@ -59,7 +59,7 @@ def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option
         option: its name, for messages.
 
     Raises:
-        ValueError: it names a class that is not there, or one twice, or leaves none.
+        ValueError: it names a class that is not there, or one twice, or leaves less than two.
     """
     for name in left_out:
         if name not in class_names:
@@ -70,6 +70,8 @@ def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option
     rest = [name for name in class_names if name not in left_out]
     if not rest:
         raise ValueError(f"{option} has all {len(class_names)} classes of the dataset; leave some to train on.")
+    if left_out and len(rest) == 1:
+        raise ValueError(f"{option} leaves '{rest[0]}' alone, with nothing to be told from; leave two classes or more.")
     return rest
 
 

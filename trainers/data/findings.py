@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from trainers.data.batch import SegmentationDataset
-from trainers.data.labels import UnknownLabelError
+from trainers.data.problems import Problem, problem_of
 from trainers.foundation.signals import leave_group
 
 T = TypeVar("T")
-Kind = Literal["files missing", "files unreadable", "labels out of range", "images or masks unfit"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,11 @@ class BadSample:
 
     Attributes:
         index: the sample's index in the dataset.
-        kind: what sort of problem it is.
-        problem: a sentence that names the file and the remedy.
+        problem: why.
     """
 
     index: int
-    kind: Kind
-    problem: str
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class _Findings(Dataset[Finding | BadSample]):
         try:
             sample = self.dataset[index]
         except (OSError, ValueError) as error:
-            return BadSample(index, _kind(error), str(error))
+            return BadSample(index, problem_of(error))
         height, width = sample.label.shape
         digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
         digest.update(sample.image.contiguous().numpy().data)
@@ -102,11 +99,3 @@ def in_order(dataset: Dataset[T], indices: Sequence[int], *, num_workers: int, t
     found = cast("Iterable[T]", loader)
     hidden = idist.get_rank() > 0
     yield from tqdm(found, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
-
-
-def _kind(error: Exception) -> Kind:
-    if isinstance(error, FileNotFoundError):
-        return "files missing"
-    if isinstance(error, OSError):
-        return "files unreadable"
-    return "labels out of range" if isinstance(error, UnknownLabelError) else "images or masks unfit"

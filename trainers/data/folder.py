@@ -3,90 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from trainers.data.batch import IGNORE_INDEX
+from trainers.data.classes import find_classes
 from trainers.data.labels import LabelTable
-from trainers.data.pairs import Pair, PairDataset
+from trainers.data.matching import match_files
+from trainers.data.orientation import settle_orientations
+from trainers.data.pairs import PairDataset
+from trainers.data.problems import UnfitFileError
 from trainers.data.reader import PICTURES, ImageReader
 
 
 class FolderDataset(PairDataset):
     """One split of a data set in the folder format.
 
-    It holds ``images/{split}/NAME.jpg`` (or what else the reader reads), ``annotations/{split}/NAME.png`` with one
-    class id a pixel, and ``classes.txt`` with one class name a line, in the order of the ids. Palette masks are read as
-    indices. Masks without an image are left aside.
+    It holds ``images/{split}/NAME.jpg``, or another format that is read, ``annotations/{split}/NAME.png``, or another
+    format that loses nothing, with one class id a pixel, and ``classes.txt`` with one class name a line, in the order
+    of the ids. NAME may be a path, the same below both folders. What is left aside is remarked, such as masks without
+    an image.
+
+    Masks may be in colours, if ``colors.txt`` names them, ``NAME R G B`` a line, or CVAT's ``labelmap.txt``; that file
+    may take the place of ``classes.txt``. Palette masks are read as indices where there is no such file, and otherwise
+    by the colours of their palette, see `trainers.data.reading.read_ids`.
 
     Args:
         root: the folder that holds ``classes.txt``.
         split: name of the folders below ``images`` and ``annotations``.
         ignore_ids: ids that are void in the masks, beside 255.
         reader: reads the images.
+        mask_suffix: what follows NAME in the name of a mask, such as "_mask"; see `trainers.data.matching.match_files`.
+        strict: whether to refuse a list of classes that leaves doubt, and files that would share a mask or an image.
+            Otherwise these are kept as ``faults``, and the likeliest is taken.
 
     Raises:
         FileNotFoundError: a folder or ``classes.txt`` is missing, or all masks are.
-        ValueError: there is no image, two images have one name, or ``classes.txt`` is not a list of names.
+        ValueError: there is no image, or what ``strict`` refuses.
     """
 
     def __init__(
-        self, root: str | Path, split: str, *, ignore_ids: Sequence[int] = (), reader: ImageReader = PICTURES
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        ignore_ids: Sequence[int] = (),
+        reader: ImageReader = PICTURES,
+        mask_suffix: str = "",
+        strict: bool = True,
     ) -> None:
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"The data folder {root} does not exist; set --data.root to one that does.")
-        class_names = read_class_names(root / "classes.txt")
-        images = _find_images(root / "images" / split, reader.suffixes)
-        masks = root / "annotations" / split
-        classes = {id_: id_ for id_ in range(len(class_names))} | dict.fromkeys(ignore_ids, IGNORE_INDEX)
+        classes = find_classes(root)
+        images, masks = root / "images", root / "annotations"
+        match = partial(match_files, mask_suffix=mask_suffix, image_suffixes=reader.suffixes)
+        files = match(images / split, masks / split)
+        faults = [*classes.faults, *files.faults]
+        if strict and faults:
+            raise UnfitFileError(faults[0])
+        pairs, unclear = settle_orientations(
+            files.pairs, lambda: match(images, masks).pairs, max_pixels=reader.max_pixels
+        )
+        count = len(classes.names)
         expected = (
-            f"classes.txt names K={len(class_names)} classes, 0 to {len(class_names) - 1}; add names, or list ids that "
-            "are void in --data.ignore_ids"
+            f"{classes.file} names K={count} classes, 0 to {count - 1}; add names, or list ids that are void in "
+            "--data.ignore_ids"
         )
         super().__init__(
-            [Pair(name, image, masks / f"{name}.png") for name, image in images.items()],
-            class_names=class_names,
-            table=LabelTable.of(classes, expected=expected),
+            pairs,
+            class_names=classes.names,
+            table=LabelTable.of(
+                {id_: id_ for id_ in range(count)} | dict.fromkeys(ignore_ids, IGNORE_INDEX), expected=expected
+            ),
             reader=reader,
+            colors=classes.colors,
+            remarks=[*classes.remarks, *files.remarks, *unclear],
+            faults=faults,
         )
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Read one class name a line, in the order of the ids.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no text, or has fewer than two names, an empty line between names, a name twice, or more
-            than 255 names.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: expected one class name a line, in the order of the ids.")
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as such.") from error
-    if not names or "" in names:
-        raise ValueError(f"{path} is empty or has an empty line; write one class name a line.")
-    if len(names) == 1:
-        raise ValueError(f"{path} names the class {names[0]} only; name what is not {names[0]} too, as a class.")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{path} names {', '.join(twice)} more than once; give every class a name of its own.")
-    if len(names) > IGNORE_INDEX:
-        raise ValueError(f"{path} names {len(names)} classes; at most {IGNORE_INDEX} fit into a mask of 8 bits.")
-    return names
-
-
-def _find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The image folder {folder} does not exist; check --data.root and the split's name.")
-    images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in images:
-            raise ValueError(f"{images[path.stem]} and {path} have one name and would share a mask; rename one.")
-        images[path.stem] = path
-    if not images:
-        raise ValueError(f"{folder} holds no image ({', '.join(suffixes)}).")
-    return images

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.data.batch import IGNORE_INDEX
+from trainers.data.problems import Problem, UnfitFileError
 
 UNKNOWN = -1
-
-
-class UnknownLabelError(ValueError):
-    """A mask holds an id that means nothing."""
+SMEARED = ", which look like traces of JPEG or of smooth resizing: export it anew from where it was drawn"
+"""What is said of unknown values that lie along edges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +37,34 @@ class LabelTable:
         table[list(known)] = list(known.values())
         return cls(table, expected)
 
+    @property
+    def ignored_ids(self) -> list[int]:
+        """The ids that are void."""
+        return np.flatnonzero(self.classes == IGNORE_INDEX).tolist()
+
     def read(self, ids: NDArray[np.int64], *, name: str) -> NDArray[np.int64]:
         """The classes (H,W) of a mask's ids (H,W); ``name`` is what the message calls the mask.
 
         Raises:
-            UnknownLabelError: an id means nothing.
+            UnfitFileError: an id means nothing.
         """
         labels = self.classes[ids.clip(UNKNOWN, len(self.classes) - 1)]
-        if (labels == UNKNOWN).any():
-            unknown = np.unique(ids[labels == UNKNOWN]).tolist()
-            shown = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise UnknownLabelError(f"The mask {name} has the ids [{shown}], but {self.expected}.")
+        unknown = labels == UNKNOWN
+        if unknown.any():
+            found = np.unique(ids[unknown]).tolist()
+            shown = ", ".join(map(str, found[:10])) + (", ..." if len(found) > 10 else "")
+            detail = f"has the ids [{shown}]{SMEARED if lies_along_edges(ids, unknown) else ''}"
+            raise UnfitFileError(Problem("masks with ids that are no class", name, detail, self.expected))
         return labels
+
+
+def lies_along_edges(values: NDArray[np.int64], unknown: NDArray[np.bool_]) -> bool:
+    """Whether the unknown ones among values (H,W) lie as JPEG or smooth resizing bring them about.
+
+    Those are several, in fewer than half of the pixels, and nearly all beside pixels of another value.
+    """
+    padded = np.pad(values, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edge = np.any([neighbour != values for neighbour in around], axis=0)
+    several = len(np.unique(values[unknown])) >= 3
+    return bool(several and unknown.mean() < 0.5 and edge[unknown].mean() > 0.9)

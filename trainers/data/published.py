@@ -10,6 +10,7 @@ from typing import Final
 from mtaclip_plugin import vocabulary
 from trainers.data.batch import IGNORE_INDEX
 from trainers.data.labels import LabelTable
+from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.reader import PICTURES, ImageReader
 
@@ -170,7 +171,9 @@ def published_dataset(dataset: str, root: str | Path, split: str, *, reader: Ima
         Pair(Path(name).name, folder / layout.image(split, name), _find_mask(encoding, folder, split, name))
         for name in names
     ]
-    return PairDataset(pairs, class_names=vocabulary(layout.vocabulary), table=encoding.table, reader=reader)
+    pairs, unclear = settle_orientations(pairs, max_pixels=reader.max_pixels)
+    class_names = vocabulary(layout.vocabulary)
+    return PairDataset(pairs, class_names=class_names, table=encoding.table, reader=reader, remarks=unclear)
 
 
 def _find_folder(layout: Layout, root: Path, split: str) -> Path:

@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from trainers.data.bands import BAND_SUFFIXES, as_tensor, is_tiff, read_bands, refuse_cut
-from trainers.data.limits import UnfitImageError
+from trainers.data.bands import as_tensor, is_tiff, read_bands, refuse_cut, unfit
 from trainers.data.reading import IMAGE_SUFFIXES, read_image, read_picture
 
 
@@ -30,14 +29,14 @@ class ImageReader:
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Those of the files that are images."""
-        return IMAGE_SUFFIXES if self.channels is None else tuple(dict.fromkeys(IMAGE_SUFFIXES + BAND_SUFFIXES))
+        return IMAGE_SUFFIXES if self.channels is None else (*IMAGE_SUFFIXES, ".npy")
 
-    def __call__(self, path: str | Path, *, mask_size: tuple[int, int] | None = None) -> Tensor:
+    def __call__(self, path: str | Path, *, as_stored: bool = False) -> Tensor:
         """Read an image as (C,H,W) uint8, uint16 or float32.
 
         Args:
             path: the image.
-            mask_size: of a picture's mask, see `trainers.data.reading.read_image`.
+            as_stored: leave the pixels of a picture as they lie in the file, see `trainers.data.reading.read_image`.
 
         Raises:
             OSError: the file is missing, broken or no image.
@@ -50,18 +49,20 @@ class ImageReader:
         if tiff:
             refuse_cut(path)
         if self.channels in (None, 3):
-            return read_image(path, mask_size=mask_size, max_pixels=self.max_pixels)
-        return self._read_picture(path, mask_size)
+            return read_image(path, as_stored=as_stored, max_pixels=self.max_pixels)
+        return self._read_picture(path, as_stored=as_stored)
 
-    def _read_picture(self, path: Path, mask_size: tuple[int, int] | None) -> Tensor:
+    def _read_picture(self, path: Path, *, as_stored: bool) -> Tensor:
         """A grey picture as one band, and one of red, green, blue and alpha as four."""
-        picture = read_picture(path, mask_size=mask_size, max_pixels=self.max_pixels)
+        picture = read_picture(path, as_stored=as_stored, max_pixels=self.max_pixels)
         if self.channels == 1 and picture.mode in ("1", "L", "LA"):
             picture = picture.convert("L")
         elif (self.channels, picture.mode) not in ((1, "I;16"), (1, "I;16B"), (4, "RGBA")):
-            raise UnfitImageError(
-                f"The image {path} holds {picture.mode} colours, but --data.channels is {self.channels}; save it as "
-                f"{'grey' if self.channels == 1 else f'TIFF or .npy with {self.channels} bands'}."
+            raise unfit(
+                "pictures of other colours",
+                path,
+                f"holds {picture.mode} colours, but --data.channels is {self.channels}",
+                f"save it as {'grey' if self.channels == 1 else f'TIFF or .npy with {self.channels} bands'}",
             )
         pixels = np.array(picture)
         return as_tensor(np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0)), path)

@@ -192,7 +192,7 @@ class Evaluator(Engine):
         vocabulary: The K classes, and which of them the model is not trained on.
 
     Attributes:
-        forward: What predicts: the model itself, or one of its weights with the names of all classes.
+        forward: What predicts: the model itself, or a copy of it with the names of all classes.
         unseen_forward: What predicts with the names of the unseen classes alone.
     """
 
@@ -214,6 +214,7 @@ class Evaluator(Engine):
         _quiet(self)
 
     def _count(self, name: str, num_classes: int, pair: Callable[[EvalStep], tuple[Tensor | None, ...]]) -> None:
+        num_classes = max(num_classes, 2)  # which Ignite asks for; a second class that occurs nowhere does not count
         LabelConfusionMatrix(num_classes, device=self._source.device, output_transform=pair).attach(self, name)
 
     def _give_names(self) -> None:

@@ -62,16 +62,16 @@ class Vocabulary:
                 model.set_text_embeddings(text, names)
 
     def named(self, model: SegmentationModel, names: Sequence[str]) -> SegmentationModel:
-        """A model of the same weights, in evaluation, that knows classes by these names; the one given stays as it is.
+        """A copy of a model, in evaluation, that knows classes by these names; the one given stays as it is.
 
-        Weights are shared, not copied, but for those that belong to single classes: text and rows of the class head.
+        What knows nothing of names, and is most of a model, is not copied: the weights of the encoder, and towers.
 
         Raises:
-            ValueError: The model cannot take them.
+            ValueError: The model cannot take the names.
         """
-        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        if (tower := getattr(model.prompts, "tower", None)) is not None:  # frozen, and no part of the model's modules
-            shared[id(tower)] = tower
+        # Towers are frozen, and neither parameters nor buffers.
+        towers = (getattr(model.prompts, "tower", None), getattr(model, "_clip_masks", None))
+        shared = {id(one): one for one in chain(model.encoder.parameters(), model.encoder.buffers(), towers)}
         twin = copy.deepcopy(model, shared).eval()
         self.set_names(twin, names)
         return twin

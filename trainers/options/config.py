@@ -39,6 +39,8 @@ class DataConfig:
     """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
     """Label ids of the dataset "folder" that are void, e.g. [11]."""
+    mask_suffix: str = ""
+    """What follows an image's name in its mask's in the dataset "folder": _mask for NAME_mask.png or another format."""
     ignore_classes: tuple[str, ...] = ()
     """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
     unseen: tuple[str, ...] | str | None = None
@@ -184,6 +186,16 @@ class ModelConfig:
     """Power of the text in naming classes that were not trained, with per_name."""
     calibration: float = 0.0
     """Taken off the logits of trained classes where there are others, which training pushes down."""
+    clip_masks: Literal["pool", "crop"] | None = None
+    """Also ask CLIP's image tower what a mask shows, which it pools over, or which is cut out for it."""
+    clip_masks_tower: str | None = None
+    """The open_clip model whose image tower is asked, where the text is a bank of its embeddings."""
+    clip_masks_pretrained: str | None = "openai"
+    """Tag of its weights; null: random."""
+    trained_clip: float = 0.4
+    """How much it counts for names that the class head was trained on, 0 to 1."""
+    untrained_clip: float = 0.8
+    """The same for names that it was not trained on."""
 
 
 @dataclass(frozen=True)

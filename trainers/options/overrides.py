@@ -24,6 +24,8 @@ _HELP = {
     "model.pixel_scores": "Weight of the pixels' likeness to text",
     "model.trained_text": "Share of the text in naming trained classes, with per_name",
     "model.untrained_text": "Power of the text in naming untrained classes, with per_name",
+    "model.trained_clip": "Share of CLIP's image tower in naming trained classes",
+    "model.untrained_clip": "The same in naming untrained ones",
     "model.calibration": "Taken off the logits of trained classes where there are untrained ones",
 }
 EVAL_OPTIONS = tuple(name for name in _HELP if name.startswith("eval."))

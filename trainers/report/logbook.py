@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engine.engines import EvalStep, TrainStep
-from trainers.report.pictures import magnify, overlay, save_picture, side_by_side, visible, with_legend
+from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, visible, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
 from trainers.scores.metrics import SegmentationScores
 
@@ -33,7 +33,8 @@ class Logbook:
         folder: The run's folder; the log goes to ``tensorboard`` in it, overlays to ``overlays``.
         class_names: K names in the order of the label ids.
         overlays: How many of the first validation images are drawn.
-        bands: Which of their bands, see `trainers.report.pictures.visible`.
+        unseen: Label ids of the classes that training does not see; they are outlined.
+        bands: Which bands of images are drawn, see `trainers.report.pictures.visible`.
         start_iteration: Where a resumed run goes on; what was logged after it is discarded.
     """
 
@@ -43,6 +44,7 @@ class Logbook:
         *,
         class_names: Sequence[str],
         overlays: int,
+        unseen: Sequence[int] = (),
         bands: Sequence[int] = (1, 2, 3),
         start_iteration: int = 0,
     ) -> None:
@@ -51,6 +53,7 @@ class Logbook:
         self.overlay_folder.mkdir(parents=True, exist_ok=True)
         self._class_names = class_names
         self._overlays = overlays
+        self._unseen = unseen
         self._bands = bands
         self._drawn = 0
         self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
@@ -110,9 +113,11 @@ class Logbook:
     def _draw(self, evaluator: Engine, trainer: Engine) -> None:
         step = cast("EvalStep", evaluator.state.output)
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
-            picture = validation_picture(step, index, self._class_names, self._bands)
+            picture = validation_picture(step, index, self._class_names, unseen=self._unseen, bands=self._bands)
             self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
-            save_picture(picture, self.overlay_folder / f"{name}.png")
+            path = self.overlay_folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)  # a name may be a path below the dataset's folder
+            save_picture(picture, path)
             self._drawn += 1
 
 
@@ -121,16 +126,26 @@ def loss_tags(step: TrainStep) -> dict[str, float]:
     tags = {f"{LOSS}/all terms": step.loss}
     for name, value in step.terms.items():
         layer, _, kind = name.rpartition("/")
+        if layer and not layer.isdecimal():  # of no decoder layer, but of the pixels
+            layer, kind = "", f"{kind} of {layer}"
         tags[f"{LOSS}/{kind}"] = tags.get(f"{LOSS}/{kind}", 0.0) + value
         if layer:
             tags[f"{LAYER_LOSS}/{kind}, layer {layer}"] = value
     return tags
 
 
-def validation_picture(step: EvalStep, index: int, class_names: Sequence[str], bands: Sequence[int]) -> Tensor:
+def validation_picture(
+    step: EvalStep,
+    index: int,
+    class_names: Sequence[str],
+    *,
+    unseen: Sequence[int] = (),
+    bands: Sequence[int] = (1, 2, 3),
+) -> Tensor:
     """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
 
-    Small images are magnified, so that they are wide enough for the text.
+    Small images are magnified, so that they are wide enough for the text. What shows, or is taken for, a class that
+    training did not see is outlined.
     """
     height, width = step.batch.sizes[index]
     image = step.batch.images[index, :, :height, :width]
@@ -139,9 +154,13 @@ def validation_picture(step: EvalStep, index: int, class_names: Sequence[str], b
     image = visible(image, bands)
     truth = step.batch.labels[index, :height, :width]
     prediction = step.prediction[index, :height, :width]
-    pictures = [
-        magnify(picture, PICTURE_SIDE) for picture in (image, overlay(image, truth), overlay(image, prediction))
-    ]
+    seen_in = ((image, truth), (overlay(image, truth), truth), (overlay(image, prediction), prediction))
+    pictures = [magnify(picture, PICTURE_SIDE) for picture, _ in seen_in]
+    if unseen:
+        ids = torch.tensor(unseen, device=truth.device)
+        masks = [magnify(torch.isin(label, ids)[None], PICTURE_SIDE)[0] for _, label in seen_in]
+        pictures = [outlined(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]
+        class_names = [f"{name} (unseen)" if k in unseen else name for k, name in enumerate(class_names)]
     picture = side_by_side(pictures, ("image", "truth", "prediction"))
     return with_legend(picture, torch.stack([truth, prediction]), class_names)
 

@@ -91,7 +91,8 @@ class Validation:
             if embeddings is not None:
                 self.logbook.log_text(embeddings, iteration)
         if self.bar is not None:
-            said = f"validation mIoU {scores.mean_iou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+            said = f"validation mIoU {scores.mean_iou:.4f}{scores.coverage}"
+            said += f", pixel accuracy {scores.pixel_accuracy:.4f}"
             if scores.zero_shot is not None:
                 said += "".join(f", {name} {value:.4f}" for name, value in scores.zero_shot.named().items())
             self.bar.log_message(f"iteration {iteration}: {said}{', the best so far' if improved else ''}")

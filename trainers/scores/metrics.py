@@ -87,6 +87,12 @@ class SegmentationScores:
         zero_shot = content.get("zero_shot")
         return cls(**content | {"zero_shot": None if zero_shot is None else ZeroShotScores(**zero_shot)})
 
+    @property
+    def coverage(self) -> str:
+        """Over how many classes ``mean_iou`` is the mean, where some occur nowhere; empty where all occur."""
+        known = sum(iou is not None for iou in self.class_iou)
+        return "" if known == len(self.class_iou) else f" over {known} of {len(self.class_iou)} classes"
+
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The scores as JSON values, null for NaN, the classes by name."""
         scores: dict[str, Any] = {}
@@ -143,7 +149,7 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
     rows: list[tuple[str, tuple[float | None, ...]]] = list(zip(labels, zip(*columns, strict=True), strict=True))
     zero_shot = {} if scores.zero_shot is None else scores.zero_shot.named()
     totals = [
-        ("mean", means),
+        (f"mean{scores.coverage}", means),
         *((name, (value,)) for name, value in zero_shot.items()),
         ("frequency-weighted", (scores.frequency_weighted_iou,)),
         ("pixel accuracy", (scores.pixel_accuracy,)),

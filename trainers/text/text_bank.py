@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mtaclip_plugin.text import load_embeddings
 from trainers.data import kinds, shapes
-from trainers.data.folder import read_class_names
+from trainers.data.class_list import read_class_names
 from trainers.foundation.errors import UserError, main_guard, user_errors
 
 ENCODER = "all-MiniLM-L6-v2"

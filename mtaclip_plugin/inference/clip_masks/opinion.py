@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -60,7 +61,8 @@ class ClipMasks:
         )
         # Undoes one normalisation and does the other.
         self.factor, self.shift = given_std / std, (given_mean - mean) / std
-        self.keeps_colours = torch.allclose(given_mean, mean) and torch.allclose(given_std, std)
+        colours = zip((*visual.image_mean, *visual.image_std), (*given.mean, *given.std), strict=True)
+        self.keeps_colours = all(math.isclose(colour, other, rel_tol=1e-6) for colour, other in colours)
         with torch.no_grad():
             embedding = embedding_of(visual(self.shift.new_zeros(1, 3, *self.image_size)))
         if embedding.ndim != 2:

@@ -48,6 +48,7 @@ def test_all_classes_are_the_dataset_itself() -> None:
         (["cat"], r"--data.unseen has 'cat', which is no class of the dataset; it has sky, road, car, tree\.$"),
         (["car", "car"], r"--data.unseen has 'car' twice; name each class once\.$"),
         (NAMES, r"--data.unseen has all 4 classes of the dataset; leave some to train on\.$"),
+        (NAMES[1:], r"--data.unseen leaves 'sky' alone, with nothing to be told from; leave two classes or more\.$"),
     ],
 )
 def test_what_cannot_be_left_out(left_out: list[str], message: str) -> None:

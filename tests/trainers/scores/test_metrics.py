@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,16 +105,17 @@ def test_table_and_json() -> None:
     )
     names = ["sky", "striped blue square", "road"]
     assert format_scores(scores, names).splitlines() == [
-        "class                   IoU  boundary IoU  boundary F",
-        "-----------------------------------------------------",
-        "sky                  0.7500        0.6250      0.2500",
-        "striped blue square  0.5000        0.3750           -",
-        "road                      -             -           -",
-        "-----------------------------------------------------",
-        "mean                 0.6250        0.5000      0.2500",
-        "frequency-weighted   0.7000",
-        "pixel accuracy       0.9000",
+        "class                        IoU  boundary IoU  boundary F",
+        "----------------------------------------------------------",
+        "sky                       0.7500        0.6250      0.2500",
+        "striped blue square       0.5000        0.3750           -",
+        "road                           -             -           -",
+        "----------------------------------------------------------",
+        "mean over 2 of 3 classes  0.6250        0.5000      0.2500",
+        "frequency-weighted        0.7000",
+        "pixel accuracy            0.9000",
     ]
+    assert "\nmean                 0.6250" in format_scores(replace(scores, class_iou=(0.75, 0.5, 0.625)), names)
     assert json.loads(json.dumps(scores.to_dict(names))) == {
         "mean_iou": 0.625,
         "frequency_weighted_iou": 0.7,
