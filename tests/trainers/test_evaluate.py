@@ -63,9 +63,7 @@ def test_the_limit_of_pixels_can_be_set(tmp_path: Path, capsys: pytest.CaptureFi
     train.main([*TINY, *folder, "--train.output", str(tmp_path / "run")])
     arguments = ["--checkpoint", str(tmp_path / "run" / "last.pt"), "--device=cpu"]
     line = failure(evaluate.main, [*arguments, "--data.max_pixels=900"], capsys)
-    assert (
-        "0.png has 40x24 = 960 pixels, above the limit of 900; if it is as it should be, set --data" in line
-    )
+    assert "0.png has 40x24 = 960 pixels, above the limit of 900; if it is as it should be, set --data" in line
     evaluate.main([*arguments, "--data.max_pixels=1040"])
 
 

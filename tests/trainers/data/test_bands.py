@@ -87,9 +87,7 @@ def test_a_file_that_is_not_compressed_is_read_where_it_is_looked_at(tmp_path: P
 def test_a_side_that_may_be_either_is_refused(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "image.npy"
     np.save(path, np.zeros((channels, 6, channels), np.uint8))
-    with pytest.raises(
-        ValueError, match=rf"image\.npy is an array of shape .* may be either of .*TIFF"
-    ):
+    with pytest.raises(ValueError, match=r"image\.npy is an array of shape .* may be either of .*TIFF"):
         read(path, channels)
     for shape in ((5, 6, 7), (6, 7, 2, 3), (7,)):
         np.save(path, np.zeros(shape, np.uint8))
