@@ -26,6 +26,7 @@ from trainers.data.loaders import create_eval_loader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.foundation.memory import return_freed_memory
+from trainers.report.pictures import visible
 from trainers.run.checkpoints import Checkpoint, load_checkpoint
 from trainers.scores.metrics import LabelConfusionMatrix, class_iou
 
@@ -106,6 +107,7 @@ def picture_rows(
     forwards: Sequence[Forward],
     outcomes: Sequence[Outcome],
     names: Sequence[str],
+    bands: Sequence[int],
 ) -> list[Row]:
     """What the picture shows of the failures; predicts them once more, so that no others need to be kept."""
     rows = []
@@ -116,7 +118,8 @@ def picture_rows(
         for name, outcome, rank in zip(names, outcomes, failure.ranks, strict=True):
             mark = "" if rank is None else f", worst no. {rank}"
             captions.append(f"{name}: IoU {_percent(outcome.scores[failure.index])}{mark}")
-        rows.append(Row(sample.name, sample.image, torch.stack([sample.label, *predictions]), captions))
+        labels = torch.stack([sample.label, *predictions])
+        rows.append(Row(sample.name, visible(sample.image, bands), labels, captions))
     return rows
 
 
@@ -174,10 +177,15 @@ def _names(options: Namespace) -> list[str]:
 
 
 def _load(paths: Sequence[Path]) -> list[Checkpoint]:
-    """Checkpoints of the same classes."""
+    """Checkpoints of the same classes and kind of images."""
     checkpoints = [load_checkpoint(path) for path in paths]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _check_classes(f"The checkpoint {path} knows", checkpoint.class_names, paths[0], checkpoints[0])
+        if checkpoint.config.data.channels != checkpoints[0].config.data.channels:
+            raise UserError(
+                f"The checkpoints {paths[0]} and {path} were trained with different --data.channels; only models of "
+                "images with the same bands can be compared."
+            )
     return checkpoints
 
 
@@ -226,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failures = worst_images([outcome.scores for outcome in outcomes], options.count)
     if not failures:
         raise UserError(f"No pixel of the split {data.val_split} has a label, so that no image can be scored.")
-    rows = picture_rows(failures, dataset, forwards, outcomes, names)
+    rows = picture_rows(failures, dataset, forwards, outcomes, names, data.shown_bands)
     png = failure_png(rows, class_names)
     sections = [image_section(rows, failures, outcomes, names)]
     for name, outcome in zip(names, outcomes, strict=True):

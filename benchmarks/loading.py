@@ -53,7 +53,7 @@ def measure_wait(config: Config) -> Wait:
     with user_errors():
         dataset = create_dataset(config.data, config.data.train_split)
         model = create_model(config, create_vocabulary(config, dataset.class_names))
-        config = resolve_statistics(config, model)
+        config = resolve_statistics(config, model, dataset)
         training = create_training(config, create_forward(model, config), dataset, start_iteration=0)
     times: list[tuple[float, float, float]] = []
     asked, came = 0.0, 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
 from trainers.data.kinds import UNSEEN, KindsDataset
 from trainers.data.published import LAYOUTS, published_dataset
+from trainers.data.reader import ImageReader
 from trainers.data.shapes import ShapesDataset
+from trainers.data.statistics import band_statistics
 from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
@@ -49,13 +51,23 @@ def create_dataset(config: DataConfig, split: str, *, strict: bool = True) -> Se
 def _whole_dataset(config: DataConfig, split: str, *, strict: bool) -> SegmentationDataset:
     if config.dataset == "folder":
         return FolderDataset(
-            data_root(config), split, ignore_ids=config.ignore_ids, mask_suffix=config.mask_suffix, strict=strict
+            data_root(config),
+            split,
+            ignore_ids=config.ignore_ids,
+            reader=create_reader(config),
+            mask_suffix=config.mask_suffix,
+            strict=strict,
         )
     if config.dataset in LAYOUTS:
-        return published_dataset(config.dataset, data_root(config), split)
+        return published_dataset(config.dataset, data_root(config), split, reader=create_reader(config))
     length = config.train_length if split == config.train_split else config.val_length
     generated = KindsDataset if config.dataset == "kinds" else ShapesDataset
     return generated(split, size=config.size, length=length)
+
+
+def create_reader(config: DataConfig) -> ImageReader:
+    """What reads the images of the configured dataset, and others like them."""
+    return ImageReader(channels=config.channels, max_pixels=config.max_pixels)
 
 
 def resolve_unseen(config: Config) -> Config:
@@ -99,7 +111,7 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
     options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
-    return _build(options | _colours(config), vocabulary.seen)
+    return _build(options | _image_options(config.data), vocabulary.seen)
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
@@ -123,7 +135,7 @@ def restore_model(checkpoint: Checkpoint) -> SegmentationModel:
     options = asdict(checkpoint.config.model) | {"encoder_weights": None}
     options["text_embeddings"] = checkpoint.weights.get("prompts.embeddings")
     with names_as_saved():
-        model = _build(options | _colours(checkpoint.config), vocabulary.seen)
+        model = _build(options | _image_options(checkpoint.config.data), vocabulary.seen)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -193,17 +205,23 @@ def set_scoring(model: SegmentationModel, scoring: Mapping[str, Any]) -> None:
     model.scoring = replace(model.scoring, **scoring)
 
 
-def resolve_statistics(config: Config, model: SegmentationModel) -> Config:
-    """The configuration with mean and standard deviation of the images, where it leaves them to the model's encoder.
+def resolve_statistics(config: Config, model: SegmentationModel, train_set: SegmentationDataset) -> Config:
+    """The configuration with mean and standard deviation of the images, where it leaves them open.
+
+    Those of three bands of 8 bits are what the model's encoder was trained with, others are measured.
 
     Raises:
-        OSError: What the encoder's weights were trained with cannot be looked up.
+        OSError: What the encoder's weights were trained with cannot be looked up; or an image cannot be read, or a
+            band says nothing.
     """
-    mean, std = config.data.mean, config.data.std
-    if mean is None or std is None:
-        defaults = preprocessing(model)
-        mean, std = mean or defaults.mean, std or defaults.std
-    return replace(config, data=replace(config.data, mean=mean, std=std))
+    data = config.data
+    if data.mean is not None and data.std is not None:
+        return config
+    if data.channels is None or (data.channels == 3 and train_set[0].image.dtype == torch.uint8):
+        mean, std = astuple(preprocessing(model))
+    else:
+        mean, std = band_statistics(train_set, num_workers=data.num_workers)
+    return replace(config, data=replace(data, mean=data.mean or mean, std=data.std or std))
 
 
 def create_forward(model: SegmentationModel, config: Config) -> Forward:
@@ -226,13 +244,15 @@ def create_forward(model: SegmentationModel, config: Config) -> Forward:
     )
 
 
-def _colours(config: Config) -> dict[str, Any]:
-    """What the model is told of the normalisation of its images, as far as the configuration says it."""
-    return {"image_mean": config.data.mean, "image_std": config.data.std}
+def _image_options(data: DataConfig) -> dict[str, Any]:
+    """What the model is told of its images: their bands, and how colours are normalised, as far as that is known."""
+    if data.channels not in (None, 3):
+        return {"in_channels": data.channels}
+    return {"in_channels": 3, "image_mean": data.mean, "image_std": data.std}
 
 
 def _build(options: dict[str, Any], class_names: Sequence[str]) -> SegmentationModel:
-    names = ("arch", "encoder_name", "encoder_weights")
+    names = ("arch", "encoder_name", "encoder_weights", "in_channels")
     shared = {name: options.pop(name) for name in names}
     taken = text_options(shared["arch"])
     if not reads_bank(shared["arch"], options["text_encoder"]):

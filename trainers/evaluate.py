@@ -27,13 +27,15 @@ from trainers.engine.forward import Forward
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.foundation.names import listed_names
-from trainers.options.config import EvalConfig
 from trainers.options.help_format import CommandLineHelp
 from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
 from trainers.report.calibration import format_search, search_to_dict
 from trainers.run.checkpoints import Checkpoint, load_checkpoint
 from trainers.run.validation import evaluate_model
 from trainers.scores.metrics import SegmentationScores, format_scores
+
+OVERRIDES = ("data.max_pixels", *EVAL_OPTIONS)
+"""Options of the training that may be others here."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,6 @@ def prepare(
     root: str | None,
     split: str | None,
     device: str,
-    evaluation: EvalConfig | None = None,
     scoring: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     text_embeddings: Path | None = None,
@@ -96,7 +97,6 @@ def prepare(
         root: Another folder of the dataset; ``None`` for the one of the training.
         split: Another split; ``None`` for the validation split of the training.
         device: Where the model runs.
-        evaluation: How the model is run on an image; ``None`` for as in the validations of the training.
         scoring: What an "mtaclip" makes its scores of, where that is not as in training, see `set_scoring`.
         names: Other names for the same classes; ``None`` for those of the training.
         text_embeddings: File of other text for the same classes; ``None`` for the text of the training.
@@ -124,7 +124,7 @@ def prepare(
             vocabulary.set_names(model, vocabulary.class_names)
         set_scoring(model, scoring or {})
         train = replace(config.train, device=device)
-        forward = create_forward(model, replace(config, train=train, eval=evaluation or config.eval))
+        forward = create_forward(model, replace(config, train=train))
         loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
     return Evaluation(forward, vocabulary, loader)
 
@@ -193,21 +193,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=False,
         help="Search for what names unseen classes best, in place of the scores; choose on validation images.",
     )
-    add_overrides(parser, [*EVAL_OPTIONS, *SCORING_OPTIONS], aliases={"model.classification": "--classification"})
+    add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS], aliases={"model.classification": "--classification"})
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
-    config = overridden(checkpoint.config, options, EVAL_OPTIONS)
+    config = overridden(checkpoint.config, options, OVERRIDES)
     scoring = given_options(options, SCORING_OPTIONS)
     split = options.data.split or config.data.val_split
     with user_errors():
         names = None if options.names is None else listed_names(options.names)
     prepared = prepare(
-        checkpoint,
+        replace(checkpoint, config=config),
         root=options.data.root,
         split=split,
         device=options.device,
-        evaluation=config.eval,
         scoring=scoring,
         names=names,
         text_embeddings=options.text_embeddings,

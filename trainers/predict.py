@@ -9,26 +9,32 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 from tqdm import tqdm
 
-from trainers.assemble import create_forward, rename, restore_model, set_scoring
+from trainers.assemble import create_forward, create_reader, rename, restore_model, set_scoring
 from trainers.data.files import find_files
 from trainers.data.problems import one_line_each
-from trainers.data.reading import IMAGE_SUFFIXES, read_image
+from trainers.data.reader import ImageReader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.foundation.memory import return_freed_memory
 from trainers.foundation.names import listed_names
 from trainers.options.help_format import CommandLineHelp
-from trainers.options.overrides import SCORING_OPTIONS, add_overrides, given_options
+from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
-from trainers.report.pictures import overlay, save_index_png, save_picture, with_legend
+from trainers.report.pictures import overlay, save_index_png, save_picture, visible, with_legend
 from trainers.run.checkpoints import load_checkpoint
+from trainers.run.failures import is_out_of_memory
+
+OVERRIDES = ("data.max_pixels", "data.show", *EVAL_OPTIONS)
+"""Options of the training that may be others here."""
 
 
-def find_images(paths: Iterable[Path], *, output: Path) -> list[Path]:
-    """The images among ``paths``, and those that lie in the folders among them or below these.
+def find_images(paths: Iterable[Path], suffixes: tuple[str, ...], *, output: Path) -> list[Path]:
+    """The images among ``paths``, and those with one of the suffixes in the folders among them or below these.
 
     What lies in an ``output`` folder below them is left aside: it may be from an earlier prediction. Other files that
     are left aside are told of on stderr.
@@ -42,11 +48,11 @@ def find_images(paths: Iterable[Path], *, output: Path) -> list[Path]:
         if not path.is_dir():
             images.append(path)
             continue
-        found = find_files(path, without=output)
+        found = find_files(path, suffixes=suffixes, without=output)
         for line in one_line_each(found.remarks):
             print(f"warning: {line}", file=sys.stderr)
         if not found.pictures:
-            raise UserError(f"The folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+            raise UserError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
         images += found.pictures
     return images
 
@@ -79,25 +85,38 @@ def predict(
     folder: Path,
     class_names: Sequence[str],
     *,
+    reader: ImageReader,
+    bands: Sequence[int],
     sheet: ContactSheet | None = None,
 ) -> int:
     """Writes an index PNG, an overlay with a legend, and a card of the contact sheet for each image.
 
+    Args:
+        forward: Predicts.
+        images: The files.
+        folder: Where to.
+        class_names: K names in the order of the class ids.
+        reader: Reads the images.
+        bands: Which of their bands are drawn, see `trainers.report.pictures.visible`.
+        sheet: The contact sheet; ``None`` for none.
+
     Returns:
-        How many images could not be read.
+        How many images could not be read, or did not fit into the memory.
     """
     failures = 0
     progress = tqdm(images, desc="predict", unit="image")
     for path, name in zip(progress, output_names(images, folder), strict=True):
         try:
-            image = read_image(path)
-        except (OSError, ValueError) as error:
+            with user_errors():
+                image = reader(path)
+            label = predict_image(forward, image, path)
+        except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failures += 1
             if sheet:
                 sheet.add_failure(str(path), str(error))
             continue
-        label = forward.predict_labels(image[None] / 255)[0].cpu()
+        image = visible(image, bands)
         tinted = overlay(image, label)
         picture = folder / f"{name}_overlay.png"
         save_index_png(label, folder / f"{name}.png")
@@ -106,6 +125,24 @@ def predict(
             sheet.add(str(path), image, tinted, label, link=picture.name)
         return_freed_memory()
     return failures
+
+
+def predict_image(forward: Forward, image: Tensor, path: Path) -> Tensor:
+    """Class ids (H,W) uint8 of an image (C,H,W) as it is stored; none but strips of it are on the device in windows.
+
+    Raises:
+        UserError: The memory is full.
+    """
+    try:
+        strips = [strip.to("cpu", torch.uint8) for strip in forward.predict_strips(image[None])]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"The memory is full at the image {path} of {image.shape[2]}x{image.shape[1]} pixels; look at it in "
+            "windows, with --eval.mode slide, or in smaller ones, by --eval.window and --eval.stride."
+        ) from error
+    return torch.cat(strips, 1)[0]
 
 
 @main_guard
@@ -129,25 +166,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--names", type=str | None, help="What to look for, 'dotted red star,lawn,...', or a file of names."
     )
-    add_overrides(parser, SCORING_OPTIONS)
+    add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS])
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
 
     checkpoint = load_checkpoint(options.checkpoint)
     class_names: Sequence[str] = checkpoint.class_names
     with user_errors():
-        config = replace(checkpoint.config, train=replace(checkpoint.config.train, device=options.device))
+        config = overridden(checkpoint.config, options, OVERRIDES)
+        config = replace(config, train=replace(config.train, device=options.device))
         model = restore_model(checkpoint)
         if options.names is not None:
             vocabulary = rename(checkpoint, listed_names(options.names))
             class_names = vocabulary.class_names
             vocabulary.set_names(model, class_names)
         set_scoring(model, given_options(options, SCORING_OPTIONS))
-        forward = create_forward(model, config)
-        images = find_images(options.images, output=options.output)
+        forward, reader = create_forward(model, config), create_reader(config.data)
+        images = find_images(options.images, reader.suffixes, output=options.output)
         options.output.mkdir(parents=True, exist_ok=True)
     page = options.output / "index.html"
     with contact_sheet(page, class_names) if options.contact_sheet else nullcontext() as sheet:
-        failures = predict(forward, images, options.output, class_names, sheet=sheet)
+        bands = config.data.shown_bands
+        failures = predict(forward, images, options.output, class_names, reader=reader, bands=bands, sheet=sheet)
     print(f"{len(images) - failures} of {len(images)} images: {options.output}")
     if options.contact_sheet:
         print(f"Contact sheet: {page}")

@@ -23,7 +23,7 @@ from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.data.loaders import create_eval_loader
 from trainers.engine.engines import Evaluator
-from trainers.engine.forward import Forward
+from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.models import has_random_text
@@ -42,7 +42,7 @@ from trainers.run.checkpoints import (
 from trainers.run.failures import run_failures
 from trainers.run.interruption import Interruption
 from trainers.run.progress import Progress
-from trainers.run.resume import check_resumable
+from trainers.run.resume import check_resumable, with_found_out
 from trainers.run.summary import summarize
 from trainers.run.training import Training, create_training
 from trainers.run.validation import Validation
@@ -70,10 +70,9 @@ def train(config: Config) -> None:
             vocabulary = vocabulary if resumed.bank is None else resumed.vocabulary
         torch.manual_seed(config.train.seed)
         model = create_model(config, vocabulary)
-        config = resolve_statistics(config, model)
-        forward = create_forward(model, config)
+        model = model.to(resolve_device(config.train.device))
         if vocabulary.unseen:
-            vocabulary.named(forward.model, vocabulary.class_names)  # or what is wrong with them is told much later
+            vocabulary.named(model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config, learned=vocabulary.seen)
         val_set = check(val_set, config.data.val_split, config, learned=())
@@ -81,6 +80,8 @@ def train(config: Config) -> None:
             raise ValueError(
                 f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
             )
+        config = with_found_out(config, resumed) if resumed else resolve_statistics(config, model, train_set)
+        forward = create_forward(model, config)
         start = resumed.iteration if resumed else 0
         training = create_training(config, forward, train_set, start_iteration=start)
     if resumed:
@@ -158,6 +159,7 @@ def create_progress(
             class_names=vocabulary.class_names,
             overlays=config.train.overlays,
             unseen=vocabulary.unseen_ids,
+            bands=config.data.shown_bands,
             start_iteration=start,
         )
         logbook.log_config(config_to_yaml(config))

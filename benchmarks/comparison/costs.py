@@ -27,7 +27,7 @@ class _Contender:
     Attributes:
         forward: the model.
         training: its trainer.
-        image: (1, 3, H, W) in [0, 1], the first of the validation images.
+        image: (1, C, H, W), the first of the validation images, as it is stored.
     """
 
     forward: Forward
@@ -89,10 +89,10 @@ def _create(config: Config, folder: Path) -> _Contender:
     with user_errors():
         torch.manual_seed(config.train.seed)
         model = create_model(config, create_vocabulary(config, train_set.class_names))
-        config = resolve_statistics(config, model)
+        config = resolve_statistics(config, model, train_set)
         forward = create_forward(model, config)
         training = create_training(config, forward, train_set, start_iteration=0)
-        image = val_set[0].image[None] / 255
+        image = val_set[0].image[None]
     return _Contender(forward, training, image)
 
 

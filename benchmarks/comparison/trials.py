@@ -65,7 +65,7 @@ class Trial:
         """Names the training by all that its result depends on: equal trainings of two comparisons are one."""
         read = self.read_config
         train = replace(read.train, output="", resume="auto", overlays=0, checkpoint_every=None)
-        data = replace(read.data, root=None, num_workers=0)
+        data = replace(read.data, root=None, num_workers=0, max_pixels=None, show=None)
         text = config_to_yaml(replace(read, data=data, train=train))
         return sha256(text.encode()).hexdigest()[:16]
 

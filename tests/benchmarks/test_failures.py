@@ -80,7 +80,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         path = tmp_path_factory.mktemp("runs") / name / "last.pt"
         path.parent.mkdir()
         checkpoint = Checkpoint(
-            config=resolve_statistics(config, model),
+            config=resolve_statistics(config, model, create_dataset(config.data, "train")),
             class_names=CLASS_NAMES,
             iteration=0,
             validation=ValidationState(),

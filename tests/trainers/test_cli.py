@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training, write_folder
 from trainers import evaluate, models, predict, train
-from trainers.assemble import resolve_statistics
+from trainers.assemble import create_dataset, resolve_statistics
 from trainers.options.config import Config
 from trainers.options.parsing import config_from_yaml
 from trainers.run.checkpoints import load_checkpoint
@@ -107,7 +107,7 @@ def test_the_image_tower_of_clip_is_an_encoder(encoder: list[str], tmp_path: Pat
 def test_what_the_options_leave_open_is_the_encoder_s(encoder_name: str, std: float) -> None:
     model = models.build_model("unet", encoder_name=encoder_name, encoder_weights=None, class_names=["a", "b"])
     config = replace(Config(), data=replace(Config().data, mean=(0.1, 0.2, 0.3)))
-    resolved = resolve_statistics(config, model).data
+    resolved = resolve_statistics(config, model, create_dataset(config.data, "train")).data
     assert resolved.mean == (0.1, 0.2, 0.3) and resolved.std is not None and resolved.std[0] == std
 
 

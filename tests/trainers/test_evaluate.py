@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtaclip_plugin import Preprocessing, preprocessing
-from tests.trainers.tiny_runs import MTACLIP, TINY, run_training
+from tests.trainers.tiny_runs import MTACLIP, TINY, failure, run_training, write_folder
 from trainers import evaluate, train
 from trainers.assemble import restore_model
 from trainers.run.checkpoints import load_checkpoint
@@ -51,6 +51,20 @@ def test_images_are_evaluated_as_in_training_unless_told_otherwise(
     several = report_of(checkpoint, tmp_path / "d.json", *views)
     assert several["eval"] == sliding | {"mode": "whole", "scales": [0.5, 1.0, 1.5], "flip": True}
     assert several["pixel_accuracy"] != whole["pixel_accuracy"]
+
+
+def test_the_limit_of_pixels_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "data", labels=[0, 1])
+    folder = ["--data.dataset=folder", f"--data.root={tmp_path / 'data'}", "--model.arch=unet"]
+    limited = [*folder, "--data.max_pixels=1039", "--train.output", str(tmp_path / "limited")]
+    with pytest.raises(SystemExit):
+        train.main([*TINY, *limited])
+    assert "has 40x26 = 1040 pixels, above the limit of 1039" in capsys.readouterr().err
+    train.main([*TINY, *folder, "--train.output", str(tmp_path / "run")])
+    arguments = ["--checkpoint", str(tmp_path / "run" / "last.pt"), "--device=cpu"]
+    line = failure(evaluate.main, [*arguments, "--data.max_pixels=900"], capsys)
+    assert "0.png has 40x24 = 960 pixels, above the limit of 900; if it is as it should be, set --data" in line
+    evaluate.main([*arguments, "--data.max_pixels=1040"])
 
 
 def test_a_stride_beyond_the_window_is_told_in_one_sentence(

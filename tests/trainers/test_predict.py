@@ -1,14 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.trainers.tiny_runs import MTACLIP, TINY
 from trainers import predict, train
+from trainers.assemble import create_forward, restore_model
+from trainers.data.reading import read_image
+from trainers.engine.forward import Forward
+from trainers.options.config import EvalConfig
+from trainers.run.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +106,56 @@ def test_an_unreadable_image_is_named_and_the_others_go_on(
     for name in ("bad.jpg", "missing.jpg"):
         assert sum(str(tmp_path / name) in line for line in captured.err.splitlines()) == 1
         assert f"<article><h2>{tmp_path / name}</h2>" in page
+
+
+def test_images_are_looked_at_as_asked(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    images = [write_image(tmp_path / "in" / f"{index}.png", (60 + index, 50)) for index in range(2)]
+    options = ["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[20,20]", "--eval.scales=[1,1.5]"]
+    run_predict(checkpoints["mtaclip"], images, tmp_path / "out", *options, "--eval.flip=true", "--device=cpu")
+    run_predict(checkpoints["mtaclip"], images, tmp_path / "whole", "--device=cpu")
+    checkpoint = load_checkpoint(checkpoints["mtaclip"])
+    evaluation = EvalConfig(mode="slide", window=(32, 32), stride=(20, 20), scales=(1.0, 1.5), flip=True)
+    forward = create_forward(restore_model(checkpoint), replace(checkpoint.config, eval=evaluation))
+    differences = 0
+    for path in images:
+        with Image.open(tmp_path / "out" / path.name) as index, Image.open(tmp_path / "whole" / path.name) as whole:
+            labels = forward.predict_labels(read_image(path)[None] / 255)[0]
+            assert (np.array(index) == labels.numpy()).all()
+            differences += (np.array(index) != np.array(whole)).sum()
+    assert differences > 0
+
+
+def test_an_image_above_the_limit_of_pixels_gets_the_remedy(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = write_image(tmp_path / "a.png", (50, 40))
+    with pytest.raises(SystemExit) as stopped:
+        run_predict(checkpoints["unet"], [image], tmp_path / "out", "--data.max_pixels=1999")
+    assert stopped.value.code == 1
+    err = capsys.readouterr().err
+    assert "a.png has 50x40 = 2000 pixels, above the limit of 1999" in err and "--eval.mode slide" in err
+    run_predict(checkpoints["unet"], [image], tmp_path / "out", "--data.max_pixels=2000", "--eval.mode=slide")
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_full_memory_is_told_with_the_remedy_and_the_others_go_on(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [write_image(tmp_path / "in" / name, size) for name, size in (("a.png", (90, 80)), ("b.png", (32, 32)))]
+    predict_strips = Forward.predict_strips
+
+    def in_little_memory(forward: Forward, batch: torch.Tensor) -> Iterator[torch.Tensor]:
+        if batch.numel() > 3 * 50 * 50:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict_strips(forward, batch)
+
+    monkeypatch.setattr(Forward, "predict_strips", in_little_memory)
+    with pytest.raises(SystemExit):
+        run_predict(checkpoints["unet"], images, tmp_path / "out")
+    captured = capsys.readouterr()
+    assert "The memory is full at the image" in captured.err and "a.png of 90x80 pixels" in captured.err
+    assert "--eval.mode slide" in captured.err and "1 of 2 images" in captured.out
+    assert names_in(tmp_path / "out") == {"b.png", "b_overlay.png", "index.html"}
 
 
 def test_images_of_every_format_in_all_folders_below_are_predicted_and_the_rest_is_named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import kornia.augmentation as K
@@ -27,7 +28,10 @@ class BatchAugmentation(nn.Module):
     fills too much gets another place in the sample at the same scale, up to ``TRIES`` in all; the last one is
     taken as it comes. The photometric
     distortion is the usual one of segmentation: brightness ±32/255, contrast and saturation 0.5 to 1.5, hue
-    ±0.1 turns, each with probability 0.5.
+    ±0.1 turns, each with probability 0.5; it is for red, green and blue in [0,1].
+
+    Around a sample all is black. Bands that are float32 in a unit of their own, in which 0 may be far from any value,
+    go on as they are at the edge instead, and are not clipped to [0,1].
 
     Args:
         crop_size: (H,W) of the batches that come out.
@@ -90,15 +94,18 @@ class BatchAugmentation(nn.Module):
             iteration: the training iteration.
 
         Returns:
-            A batch of ``crop_size``, the images still in [0,1].
+            A batch of ``crop_size``.
         """
         device, count = batch.images.device, len(batch.names)
         slots = range(self.rank * count, (self.rank + 1) * count)
         transforms = self._draw_transforms(batch.sizes, iteration, slots).to(device)
         transform, labels = self._warp_labels(batch.labels, transforms)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            images = self._distort(warp_affine(batch.images, transform, self.crop_size), iteration, slots)
-        return Batch(images=images, labels=labels, names=batch.names, sizes=(self.crop_size,) * len(batch.names))
+            if torch.float32 in batch.dtypes:
+                images = self._warp_bands(batch, transform)
+            else:
+                images = self._distort(warp_affine(batch.images, transform, self.crop_size), iteration, slots)
+        return replace(batch, images=images, labels=labels, sizes=(self.crop_size,) * count)
 
     def _warp_labels(self, labels: Tensor, transforms: Tensor) -> tuple[Tensor, Tensor]:
         """Choose one of the maps (B,TRIES,2,3) for each label map, and give it (B,2,3) with the labels warped by it."""
@@ -119,8 +126,16 @@ class BatchAugmentation(nn.Module):
                 chosen[samples], crops[samples] = attempt, warp(samples, attempt)
         return transforms[every, chosen], crops
 
+    def _warp_bands(self, batch: Batch, transform: Tensor) -> Tensor:
+        """Images warped by one of the maps (B,2,3) each, that go on beyond their edges."""
+        images = batch.images.clone()
+        for image, (height, width) in zip(images, batch.sizes, strict=True):
+            image[:, height:] = image[:, height - 1 : height]
+            image[..., width:] = image[..., width - 1 : width]
+        return warp_affine(images, transform, self.crop_size, padding_mode="border")
+
     def _distort(self, images: Tensor, iteration: int, slots: Sequence[int]) -> Tensor:
-        """The photometric distortion of images (B,3,H,W), each by its own seed."""
+        """The photometric distortion of images (B,C,H,W), each by its own seed."""
         if not self.photometric:
             return images.clamp(0, 1)
         distorted = []

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 IGNORE_INDEX: Final = 255
 """The label of pixels that no loss and no metric looks at."""
+FULL_SCALE: Final = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
+"""What the values of images are divided by, by the type that they are stored in."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Sample:
     """An image and its label map.
 
     Attributes:
-        image: (3,H,W) uint8, RGB.
+        image: (C,H,W) uint8, uint16 or float32: red, green and blue, or any bands.
         label: (H,W) int64, class ids or ``IGNORE_INDEX``.
         name: what messages and written files call the sample.
     """
@@ -45,16 +47,18 @@ class Batch:
     """Samples padded at the right and at the bottom to one size.
 
     Attributes:
-        images: (B,3,H,W) float32 in [0,1], RGB.
+        images: (B,C,H,W) float32, the samples' images as `unit_values` gives them.
         labels: (B,H,W) int64, class ids or ``IGNORE_INDEX``.
         names: the B samples' names.
         sizes: the B samples' own (height, width), before the padding.
+        dtypes: what the B images were stored as, where that is known.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    dtypes: tuple[torch.dtype, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move the tensors to ``device``."""
@@ -69,6 +73,11 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
+def unit_values(images: Tensor) -> Tensor:
+    """Images as numbers, float32: those of 8 and of 16 bits between 0 and 1, float32 in their own unit."""
+    return images if images.dtype == torch.float32 else images.float().div_(FULL_SCALE[images.dtype])
+
+
 def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -> Batch:
     """Pad samples to one size and stack them; images are padded with zeros, labels with ``IGNORE_INDEX``.
 
@@ -78,14 +87,16 @@ def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
     height, width = size or (max(h for h, _ in sizes), max(w for _, w in sizes))
-    images = torch.zeros(len(samples), 3, height, width)
+    images = torch.zeros(len(samples), samples[0].image.shape[0], height, width)
     labels = torch.full((len(samples), height, width), IGNORE_INDEX, dtype=torch.int64)
     for i, (sample, (h, w)) in enumerate(zip(samples, sizes, strict=True)):
         images[i, :, :h, :w] = sample.image
+        images[i].div_(FULL_SCALE[sample.image.dtype])
         labels[i, :h, :w] = sample.label
     return Batch(
-        images=images.div_(255),
+        images=images,
         labels=labels,
         names=tuple(sample.name for sample in samples),
         sizes=sizes,
+        dtypes=tuple(sample.image.dtype for sample in samples),
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import ignite.distributed as idist
 import numpy as np
@@ -20,6 +19,7 @@ from trainers.data.class_selection import ClassSelection, on_disk
 from trainers.data.findings import BadSample, read_once
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.problems import Problem, one_line_each
+from trainers.foundation.processes import from_first_process
 
 CHECKED_FILE = "checked_data.txt"
 SHOWN = 20
@@ -116,21 +116,15 @@ class _Found:
 
 
 def _read_once(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> _Found:
-    """What the first process finds, for all of them: also if it is an error, or the others would wait for ever."""
-    found, failure = _Found(), ""
-    if idist.get_rank() == 0:
-        try:
-            found = _read_new(dataset, split=split, file=file, num_workers=num_workers)
-        except OSError as error:
-            failure = str(error)
-    if idist.get_world_size() > 1:
-        told = {"failure": failure, "bad": [asdict(sample) for sample in found.bad], "labels": sorted(found.labels)}
-        heard = json.loads(str(idist.broadcast(json.dumps(told), src=0, safe_mode=True)))
-        failure, found.labels = heard["failure"], set(heard["labels"])
-        found.bad = [BadSample(sample["index"], Problem(**sample["problem"])) for sample in heard["bad"]]
-    if failure:
-        raise OSError(failure)
-    return found
+    """What the first process finds, for all of them."""
+
+    def read() -> dict[str, Any]:
+        found = _read_new(dataset, split=split, file=file, num_workers=num_workers)
+        return {"bad": [asdict(sample) for sample in found.bad], "labels": sorted(found.labels)}
+
+    told = from_first_process(read)
+    bad = [BadSample(sample["index"], Problem(**sample["problem"])) for sample in told["bad"]]
+    return _Found(bad, set(told["labels"]))
 
 
 def _read_new(dataset: PairDataset, *, split: str, file: Path, num_workers: int) -> _Found:
@@ -157,12 +151,12 @@ def _read_new(dataset: PairDataset, *, split: str, file: Path, num_workers: int)
 
 
 def _fingerprint(pair: Pair, dataset: PairDataset) -> str | None:
-    """Of the files and of what the ids mean, as they are now; ``None`` where a file is missing."""
+    """Of the files, how images are read and what ids mean, as they are now; ``None`` where a file is missing."""
     try:
         files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in (pair.image, pair.mask)]
     except OSError:
         return None
-    digest = hashlib.blake2b(repr(files).encode(), digest_size=12)
+    digest = hashlib.blake2b(repr((files, dataset.reader)).encode(), digest_size=12)
     digest.update(dataset.table.classes.data)
     if dataset.colors is not None:
         digest.update(dataset.colors.codes.data)

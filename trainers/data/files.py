@@ -18,31 +18,35 @@ class FoundFiles:
     Attributes:
         pictures: those with the suffix of a format that is read, in any case.
         others: all others, and hidden ones.
+        suffixes: those of the formats that are read.
     """
 
     pictures: list[Path]
     others: list[Path]
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 
     @property
     def remarks(self) -> list[Problem]:
         """That the others are left aside."""
-        remedy = f"of pictures, save those that are to be used as one of {', '.join(IMAGE_SUFFIXES)}"
+        remedy = f"of pictures, save those that are to be used as one of {', '.join(self.suffixes)}"
         return [
             Problem("files left aside, hidden or no pictures by their suffix", str(path), "", remedy, "")
             for path in self.others
         ]
 
 
-def find_files(folder: Path, *, without: Path | None = None) -> FoundFiles:
-    """Look through a folder and all below it, but for the one at ``without``; links to folders are followed.
+def find_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, without: Path | None = None) -> FoundFiles:
+    """Look for files with some suffixes in a folder and all below it, but for the one at ``without``.
+
+    Links to folders are followed.
 
     Raises:
         OSError: a folder cannot be read.
     """
     left_out = set() if without is None else {without.resolve()}
     paths = sorted(_walk(folder, left_out | {folder.resolve()}))
-    shown = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path, folder)]
-    return FoundFiles(shown, sorted(set(paths) - set(shown)))
+    shown = [path for path in paths if path.suffix.lower() in suffixes and not _is_hidden(path, folder)]
+    return FoundFiles(shown, sorted(set(paths) - set(shown)), suffixes)
 
 
 def _walk(folder: Path, closed: Collection[Path]) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -17,6 +17,8 @@ from tqdm import tqdm
 from trainers.data.batch import SegmentationDataset
 from trainers.data.problems import Problem, problem_of
 from trainers.foundation.signals import leave_group
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Findings(Dataset[Finding | BadSample]):
             return BadSample(index, problem_of(error))
         height, width = sample.label.shape
         digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
-        digest.update(sample.image.numpy().data)
+        digest.update(sample.image.contiguous().numpy().data)
         counts = np.bincount(sample.label.numpy().ravel(), minlength=256)
         return Finding(index, sample.name, (height, width), counts, digest.digest())
 
@@ -81,14 +83,19 @@ def read_once(
         indices: which samples; all if not given.
     """
     indices = range(len(dataset)) if indices is None else indices
+    yield from in_order(_Findings(dataset), indices, num_workers=num_workers, title=title)
+
+
+def in_order(dataset: Dataset[T], indices: Sequence[int], *, num_workers: int, title: str) -> Iterator[T]:
+    """What a dataset has at ``indices``, made by ``num_workers`` processes, under a progress bar with this title."""
     loader = DataLoader(
-        _Findings(dataset),
+        dataset,
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,
         worker_init_fn=leave_group,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
-    findings = cast("Iterable[Finding | BadSample]", loader)
+    found = cast("Iterable[T]", loader)
     hidden = idist.get_rank() > 0
-    yield from tqdm(findings, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
+    yield from tqdm(found, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)

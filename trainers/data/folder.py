@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from trainers.data.batch import IGNORE_INDEX
@@ -12,6 +13,7 @@ from trainers.data.matching import match_files
 from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import PairDataset
 from trainers.data.problems import UnfitFileError
+from trainers.data.reader import PICTURES, ImageReader
 
 
 class FolderDataset(PairDataset):
@@ -30,6 +32,7 @@ class FolderDataset(PairDataset):
         root: the folder that holds ``classes.txt``.
         split: name of the folders below ``images`` and ``annotations``.
         ignore_ids: ids that are void in the masks, beside 255.
+        reader: reads the images.
         mask_suffix: what follows NAME in the name of a mask, such as "_mask"; see `trainers.data.matching.match_files`.
         strict: whether to refuse a list of classes that leaves doubt, and files that would share a mask or an image.
             Otherwise these are kept as ``faults``, and the likeliest is taken.
@@ -45,6 +48,7 @@ class FolderDataset(PairDataset):
         split: str,
         *,
         ignore_ids: Sequence[int] = (),
+        reader: ImageReader = PICTURES,
         mask_suffix: str = "",
         strict: bool = True,
     ) -> None:
@@ -53,12 +57,13 @@ class FolderDataset(PairDataset):
             raise FileNotFoundError(f"The data folder {root} does not exist; set --data.root to one that does.")
         classes = find_classes(root)
         images, masks = root / "images", root / "annotations"
-        files = match_files(images / split, masks / split, mask_suffix=mask_suffix)
+        match = partial(match_files, mask_suffix=mask_suffix, image_suffixes=reader.suffixes)
+        files = match(images / split, masks / split)
         faults = [*classes.faults, *files.faults]
         if strict and faults:
             raise UnfitFileError(faults[0])
         pairs, unclear = settle_orientations(
-            files.pairs, lambda: match_files(images, masks, mask_suffix=mask_suffix).pairs
+            files.pairs, lambda: match(images, masks).pairs, max_pixels=reader.max_pixels
         )
         count = len(classes.names)
         expected = (
@@ -71,6 +76,7 @@ class FolderDataset(PairDataset):
             table=LabelTable.of(
                 {id_: id_ for id_ in range(count)} | dict.fromkeys(ignore_ids, IGNORE_INDEX), expected=expected
             ),
+            reader=reader,
             colors=classes.colors,
             remarks=[*classes.remarks, *files.remarks, *unclear],
             faults=faults,

@@ -15,7 +15,7 @@ Evidence = Literal["none", "stored", "turned", "either"]
 
 
 def settle_orientations(
-    pairs: Sequence[Pair], others: Callable[[], Iterable[Pair]] = tuple
+    pairs: Sequence[Pair], others: Callable[[], Iterable[Pair]] = tuple, *, max_pixels: int | None = None
 ) -> tuple[list[Pair], list[Problem]]:
     """Decide for each pair whether its image stays as stored, where EXIF would turn it.
 
@@ -28,15 +28,16 @@ def settle_orientations(
     Args:
         pairs: one split of the dataset.
         others: gives pairs of the whole dataset; asked for where the split alone does not tell.
+        max_pixels: of a picture that is read later, see `trainers.data.limits.check_pixels`.
 
     Returns:
         The pairs, and remarks on images that nothing tells of.
     """
-    found = [_evidence(pair) for pair in pairs]
+    found = [_evidence(pair, max_pixels) for pair in pairs]
     open_ = [pair for pair, evidence in zip(pairs, found, strict=True) if evidence == "either"]
     told = set(found) & {"stored", "turned"}
     if open_:
-        told |= {_evidence(pair) for pair in others()} & {"stored", "turned"}
+        told |= {_evidence(pair, max_pixels) for pair in others()} & {"stored", "turned"}
     stays = told == {"stored"}
     settled = [
         replace(pair, as_stored=evidence == "stored" or (evidence == "either" and stays))
@@ -45,21 +46,21 @@ def settle_orientations(
     return settled, [] if len(told) == 1 else [_remark(pair) for pair in open_]
 
 
-def _evidence(pair: Pair) -> Evidence:
-    image = _header(pair.image)
+def _evidence(pair: Pair, max_pixels: int | None) -> Evidence:
+    image = _header(pair.image, max_pixels)
     if image is None or image.orientation == 1:
         return "none"
-    mask = _header(pair.mask)
+    mask = _header(pair.mask, max_pixels)
     fits_stored, fits_turned = (mask is not None and mask.size == size for size in (image.size, image.turned_size))
     if fits_stored and fits_turned:
         return "either"
     return "stored" if fits_stored else "turned" if fits_turned else "none"
 
 
-def _header(path: Path) -> Header | None:
+def _header(path: Path, max_pixels: int | None) -> Header | None:
     """``None`` for a file that reading it will tell of."""
     try:
-        return read_header(path)
+        return read_header(path, max_pixels=max_pixels)
     except Exception:  # what a damaged head ends in, depends on the byte
         return None
 

@@ -17,7 +17,8 @@ from trainers.data.batch import Sample, SegmentationDataset
 from trainers.data.colors import ColorTable
 from trainers.data.labels import LabelTable
 from trainers.data.problems import MissingFileError, Problem, UnfitFileError
-from trainers.data.reading import read_ids, read_image
+from trainers.data.reader import PICTURES, ImageReader
+from trainers.data.reading import read_ids
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Pair:
 
     Attributes:
         name: what messages and written files call the pair.
-        image: an image that Pillow can read.
+        image: an image that the dataset's reader can read.
         mask: a picture with one id, or one colour, a pixel.
         as_stored: whether the mask was drawn on the image's pixels as they are stored, whatever EXIF says of them.
     """
@@ -44,6 +45,7 @@ class PairDataset(SegmentationDataset):
         pairs: the files.
         class_names: K names in the order of the classes.
         table: what the ids in the masks mean.
+        reader: reads the images.
         colors: the ids of the colours in them, where they are in colours.
         remarks: what the user should know of the files.
         faults: what is wrong with the dataset as a whole, where it is read all the same.
@@ -58,6 +60,7 @@ class PairDataset(SegmentationDataset):
         *,
         class_names: Sequence[str],
         table: LabelTable,
+        reader: ImageReader = PICTURES,
         colors: ColorTable | None = None,
         remarks: Sequence[Problem] = (),
         faults: Sequence[Problem] = (),
@@ -69,6 +72,7 @@ class PairDataset(SegmentationDataset):
         self.pairs = list(pairs)
         self.class_names = list(class_names)
         self.table = table
+        self.reader = reader
         self.colors = colors
         self.remarks = list(remarks)
         self.faults = list(faults)
@@ -87,18 +91,19 @@ class PairDataset(SegmentationDataset):
 
         Raises:
             OSError: a file is missing or cannot be read.
-            ValueError: the mask holds colours or unknown ids, or differs from the image in size.
+            ValueError: see `read_pair`; or the mask holds unknown ids.
         """
         pair = self.pairs[index]
         image, ids = self.read_pair(pair)
         return Sample(image=image, label=torch.from_numpy(self.table.read(ids, name=str(pair.mask))), name=pair.name)
 
     def read_pair(self, pair: Pair) -> tuple[Tensor, NDArray[np.int64]]:
-        """The image (3,H,W) and the ids (H,W) of its mask, before it is looked up what they mean.
+        """The image (C,H,W) and the ids (H,W) of its mask, before it is looked up what they mean.
 
         Raises:
             OSError: a file is missing or cannot be read.
-            ValueError: the mask does not hold ids, or differs from the image in size.
+            ValueError: the image is not what the reader reads, or the mask does not hold ids, or differs from the image
+                in size.
         """
         if not pair.mask.is_file():
             raise MissingFileError(
@@ -110,8 +115,8 @@ class PairDataset(SegmentationDataset):
                     "The image",
                 )
             )
-        ids = read_ids(pair.mask, colors=self.colors)
-        image = read_image(pair.image, as_stored=pair.as_stored)
+        ids = read_ids(pair.mask, colors=self.colors, max_pixels=self.reader.max_pixels)
+        image = self.reader(pair.image, as_stored=pair.as_stored)
         if ids.shape != tuple(image.shape[1:]):
             raise UnfitFileError(
                 Problem(

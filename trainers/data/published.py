@@ -12,6 +12,7 @@ from trainers.data.batch import IGNORE_INDEX
 from trainers.data.labels import LabelTable
 from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import Pair, PairDataset
+from trainers.data.reader import PICTURES, ImageReader
 
 # The labelIds of the 19 classes of Cityscapes, in the order of their trainIds; the others up to 33 are void.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -143,13 +144,14 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
 }
 
 
-def published_dataset(dataset: str, root: str | Path, split: str) -> PairDataset:
+def published_dataset(dataset: str, root: str | Path, split: str, *, reader: ImageReader = PICTURES) -> PairDataset:
     """One split of a dataset of the field.
 
     Args:
         dataset: a key of ``LAYOUTS``.
         root: the folder of the dataset, or the one that it lies in.
         split: "train", "val" or what else it has.
+        reader: reads the images.
 
     Raises:
         FileNotFoundError: ``root`` does not hold the dataset, or the list of the split or all masks are missing.
@@ -169,8 +171,9 @@ def published_dataset(dataset: str, root: str | Path, split: str) -> PairDataset
         Pair(Path(name).name, folder / layout.image(split, name), _find_mask(encoding, folder, split, name))
         for name in names
     ]
-    pairs, unclear = settle_orientations(pairs)
-    return PairDataset(pairs, class_names=vocabulary(layout.vocabulary), table=encoding.table, remarks=unclear)
+    pairs, unclear = settle_orientations(pairs, max_pixels=reader.max_pixels)
+    class_names = vocabulary(layout.vocabulary)
+    return PairDataset(pairs, class_names=class_names, table=encoding.table, reader=reader, remarks=unclear)
 
 
 def _find_folder(layout: Layout, root: Path, split: str) -> Path:

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (
 )
 
 
-def read_image(path: str | Path, *, as_stored: bool = False) -> Tensor:
+def read_image(path: str | Path, *, as_stored: bool = False, max_pixels: int | None = None) -> Tensor:
     """Read an 8-bit image as (3,H,W) uint8 RGB, turned as its EXIF orientation says.
 
     Grey and palette images become RGB; an alpha channel is dropped, and the colours below it are kept.
@@ -31,21 +31,30 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> Tensor:
     Args:
         path: the image.
         as_stored: leave the pixels as they lie in the file, whatever the orientation; see `trainers.data.orientation`.
+        max_pixels: see `trainers.data.limits.check_pixels`.
 
     Raises:
         OSError: the file is missing, broken or no image.
-        ValueError: the image has more than 8 bits a channel.
+        ValueError: the image has more than 8 bits a channel, or too many pixels.
     """
-    with _naming(path):
-        picture = decode(path)
-        image = picture.stored if as_stored else picture.turned
-    if picture.largest > 255 or image.mode.startswith(("I", "F")):
+    image = read_picture(path, as_stored=as_stored, max_pixels=max_pixels)
+    if image.mode.startswith(("I", "F")):
         raise _too_deep("image", path, "convert it to 8-bit RGB")
     rgb = np.array(image.convert("RGB"))
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
 
 
-def read_ids(path: str | Path, *, colors: ColorTable | None = None) -> NDArray[np.int64]:
+def read_picture(path: str | Path, *, as_stored: bool = False, max_pixels: int | None = None) -> Image.Image:
+    """What `read_image` makes RGB of; also grey of more than 8 bits, but no colours of which Pillow leaves 8."""
+    with _naming(path):
+        picture = decode(path, max_pixels=max_pixels)
+        image = picture.stored if as_stored else picture.turned
+    if picture.largest > 255 and not image.mode.startswith(("I", "F")):
+        raise _too_deep("image", path, "convert it to 8-bit RGB")
+    return image
+
+
+def read_ids(path: str | Path, *, colors: ColorTable | None = None, max_pixels: int | None = None) -> NDArray[np.int64]:
     """Read a mask (H,W) of class ids, as they are stored, whatever an EXIF orientation says.
 
     A mask of one channel holds the ids themselves: grey values of any depth as they lie in the file, or the indices of
@@ -56,13 +65,15 @@ def read_ids(path: str | Path, *, colors: ColorTable | None = None) -> NDArray[n
         colors: the colours of the classes. Masks of several channels are then read by it, and so are those with a
             palette, by the colours in it. One channel without a palette still holds ids; where its grey values are
             colours of the table as well, and those of other classes, it is refused.
+        max_pixels: see `trainers.data.limits.check_pixels`.
 
     Raises:
         OSError: the file is missing, broken or no image.
-        ValueError: the mask went through JPEG, has colours but no table, or colours that the table does not have.
+        ValueError: the mask went through JPEG, has colours but no table, or colours that the table does not have; or
+            it has too many pixels.
     """
     with _naming(path):
-        picture = decode(path)
+        picture = decode(path, max_pixels=max_pixels)
         mask = picture.stored
     if picture.lossy:
         raise UnfitFileError(_lossy(path))
@@ -120,9 +131,11 @@ def _naming(path: str | Path) -> Iterator[None]:
     """Pillow has many errors for broken files, and few of them name the file; we have one."""
     try:
         yield
+    except UnfitFileError:
+        raise
     except FileNotFoundError:
         raise MissingFileError(f"The image {path} does not exist.") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         problem = Problem(
             "files that cannot be read", str(path), f"({error})", "replace or remove it", "Cannot read the image"
         )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
+from trainers.data.limits import open_picture
+
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What a file may hold, whatever its suffix; other formats of Pillow are programs, such as PostScript."""
 
@@ -71,13 +73,18 @@ class Header:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def decode(path: str | Path) -> StoredPicture:
+def decode(path: str | Path, *, max_pixels: int | None = None) -> StoredPicture:
     """Read a picture whole.
+
+    Args:
+        path: the picture.
+        max_pixels: see `trainers.data.limits.check_pixels`.
 
     Raises:
         Exception: one of Pillow's many; the picture is missing, broken or of another format.
+        UnfitFileError: it has too many pixels.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with open_picture(path, FORMATS, max_pixels) as image:
         turned_by, inverted = 1, False
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             image.filename = ""  # or Pillow maps the file into memory, where rows of a turned one have a wrong length
@@ -94,13 +101,18 @@ def decode(path: str | Path) -> StoredPicture:
     return picture
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, *, max_pixels: int | None = None) -> Header:
     """Read size and orientation of a picture, but not its pixels.
+
+    Args:
+        path: the picture.
+        max_pixels: see `trainers.data.limits.check_pixels`.
 
     Raises:
         Exception: one of Pillow's many; the picture is missing, broken or of another format.
+        UnfitFileError: it has too many pixels.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with open_picture(path, FORMATS, max_pixels) as image:
         # Pillow decodes a PNG to look for EXIF behind its pixels, where it seldom is.
         ahead = image.format == "PNG" and not _has_orientation_behind_pixels(path)
         exif = Image.Image.getexif(image) if ahead else image.getexif()

@@ -23,7 +23,7 @@ class Part:
     """A part of a process's batch.
 
     Attributes:
-        images: (b, 3, H, W) in [0, 1].
+        images: (b, C, H, W), see `trainers.data.batch.Batch`.
         labels: (b, H, W) int64 class ids, or 255 for pixels without a label.
         batch_labels: (B, H, W), those of the whole batch of this process.
         generators: b sources of random numbers, one for each sample.

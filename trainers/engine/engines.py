@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -54,7 +54,7 @@ class EvalStep:
     """One batch and the class ids predicted for it; the evaluator's ``state.output``.
 
     Attributes:
-        batch: The batch, on the evaluator's device.
+        batch: The batch, its labels on the evaluator's device; its images stay where they were read.
         prediction: (B, H, W) int64 class ids.
         unseen_labels: (B, H, W) the unseen class of each pixel by its place among the unseen, 255 for all other
             pixels; ``None`` without unseen classes.
@@ -224,7 +224,7 @@ class Evaluator(Engine):
             self.unseen_forward = self._source.of(self.vocabulary.named(model, self.vocabulary.unseen))
 
     def _look(self, engine: Engine, batch: Batch) -> EvalStep:
-        batch = batch.to(self.forward.device, non_blocking=True)
+        batch = replace(batch, labels=batch.labels.to(self.forward.device, non_blocking=True))
         prediction = predict_batch(self.forward, batch)
         if not self.vocabulary.unseen:
             return EvalStep(batch, prediction)

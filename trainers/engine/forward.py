@@ -1,10 +1,9 @@
-"""The one way from images in [0, 1] through a model, shared by training, evaluation and prediction."""
+"""The one way from images through a model, shared by training, evaluation and prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import partial
 from typing import Any, Self, cast
 
 import ignite.distributed as idist
@@ -16,18 +15,21 @@ from torch import Tensor, nn
 
 from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.inference import semantic_scores
+from trainers.data.batch import unit_values
+from trainers.engine.strips import score_strips
 from trainers.engine.views import average_views
-from trainers.engine.windows import Scorer, slide
 from trainers.options.config import EvalConfig, Precision
 
 
 class Forward:
-    """Calls a model on images in [0, 1]: moves, normalises, and runs it in the chosen precision.
+    """Calls a model on images: moves, normalises, and runs it in the chosen precision.
+
+    Images come as they are stored, or as `trainers.data.batch.unit_values` gives them.
 
     Args:
-        model: Gives logits (B, K, H, W) for normalised images (B, 3, H, W); it is moved to ``device``.
-        mean: Mean of red, green and blue in [0, 1].
-        std: Standard deviation of red, green and blue in [0, 1].
+        model: Gives logits (B, K, H, W) for normalised images (B, C, H, W); it is moved to ``device``.
+        mean: Mean of each band, of `unit_values`.
+        std: Standard deviation of each band.
         device: Where the model runs.
         precision: Arithmetic of the forward pass; see `resolve_precision`. Weights stay float32.
         evaluation: How `predict_labels` looks at an image; ``None`` for once, as a whole.
@@ -62,44 +64,59 @@ class Forward:
         return other
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
-        """What the trained model gives for ``images`` (B, 3, H, W) in [0, 1]; ``options`` go to the model."""
+        """What the trained model gives for ``images`` (B, C, H, W); ``options`` go to the model."""
         return self._run(self.trained, images, **options)
 
     def _run(self, function: Callable[..., Any], images: Tensor, **options: Any) -> Any:
-        images = self._normalize(images.to(self.device, non_blocking=True))
+        images = self._normalize(self._load(images))
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return function(images, **options)
 
+    def _load(self, images: Tensor) -> Tensor:
+        return unit_values(images).to(self.device, non_blocking=True)
+
     @torch.inference_mode()
     def predict_labels(self, images: Tensor) -> Tensor:
-        """Class ids (B, H, W) of ``images`` (B, 3, H, W) in [0, 1], of any size.
+        """Class ids (B, H, W) of ``images`` (B, C, H, W), of any size.
 
         Windows, scales and mirrored images average their scores; an image that is looked at once, as a whole, needs
         no scores at its full size from an "mtaclip".
         """
+        return torch.cat(list(self.predict_strips(images)), 1)
+
+    @torch.inference_mode()
+    def predict_strips(self, images: Tensor) -> Iterator[Tensor]:
+        """The same strip by strip, (B, rows, W), from the top down.
+
+        Where images are looked at in windows, only rows of windows of them, and of their scores, are on the device.
+        Otherwise the one strip is the whole.
+        """
         self.model.eval()
         if self._evaluation is not None and not _looks_once(self._evaluation):
-            return self._average_scores(images, self._evaluation).argmax(1)
+            for scores in self._score_strips(images, self._evaluation):
+                yield scores.argmax(1)
+            return
+        images = self._load(images)
         # Ids here are columns of the logits; of a single column, predict_labels gives a binary mask instead.
         if isinstance(self.model, MTACLIP) and self.model.config["classes"] > 1:
-            labels: Tensor = self._run(self.model.predict_labels, images)
-            return labels
-        return self._logits(images).argmax(1)
+            yield self._run(self.model.predict_labels, images)
+        else:
+            yield self._logits(images).argmax(1)
 
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Tensor:
-        """Scores (B, K, H, W) of ``images`` (B, 3, H, W) in [0, 1], of which `predict_labels` takes the highest."""
+        """Scores (B, K, H, W) of ``images`` (B, C, H, W), of which `predict_labels` takes the highest."""
         self.model.eval()
-        return self._average_scores(images, self._evaluation or EvalConfig())
+        return torch.cat(list(self._score_strips(images, self._evaluation or EvalConfig())), 2)
 
-    def _average_scores(self, images: Tensor, evaluation: EvalConfig) -> Tensor:
-        """Scores (B, K, H, W) of ``images`` (B, 3, H, W), averaged over windows, scales and flips."""
-        view: Scorer = self._scores
-        if evaluation.mode == "slide":
-            view = partial(slide, self._scores, window=evaluation.window, stride=evaluation.stride)
-        images = images.to(self.device, non_blocking=True)
-        return average_views(view, images, scales=evaluation.scales, flip=evaluation.flip)
+    def _score_strips(self, images: Tensor, evaluation: EvalConfig) -> Iterator[Tensor]:
+        """Scores (B, K, rows, W) of ``images`` (B, C, H, W), averaged over windows, scales and flips."""
+        scales, flip = evaluation.scales, evaluation.flip
+        if evaluation.mode == "whole":
+            return iter([average_views(self._scores, self._load(images), scales=scales, flip=flip)])
+        window, stride = evaluation.window, evaluation.stride
+        return score_strips(self._scores, images, self._load, window=window, stride=stride, scales=scales, flip=flip)
 
     def _scores(self, images: Tensor) -> Tensor:
         """(B, K, H, W) float32: the scores of an "mtaclip" as its masks give them, of other models probabilities."""

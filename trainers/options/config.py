@@ -52,6 +52,13 @@ class DataConfig:
     """Name of the split that is trained on."""
     val_split: str = "val"
     """Name of the split that is validated on."""
+    channels: int | None = None
+    """Bands of each image of the dataset "folder", in TIFF or .npy files of uint8, uint16 or float32, or in pictures;
+    null: pictures of 8 bits in red, green and blue."""
+    max_pixels: int | None = None
+    """Most pixels that an image may have; null: 178956970, Pillow's limit against harmful files."""
+    show: tuple[int, ...] | None = None
+    """Bands that are drawn as red, green and blue, or one as grey, counted from 1; null: the first three or one."""
     size: int = 128
     """Side of generated images, in pixels."""
     train_length: int = 2000
@@ -68,10 +75,11 @@ class DataConfig:
     """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
     max_class_share: float = 1.0
     """Largest share of a training crop that one class may take, as far as ten tries find such a crop; 1: any."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green, blue in [0, 1]; null: the encoder's own, else ImageNet's."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each band, of values of 8 bits divided by 255, those of 16 bits by 65535, float32 as they are; null: of
+    three bands of 8 bits the encoder's own, else ImageNet's, of others that of the training images."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each band, likewise."""
     num_workers: int = 0
     """Processes that decode and cut images; 0: the training process does it."""
 
@@ -83,6 +91,35 @@ class DataConfig:
         low, high = self.scale_range
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
         require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
+        require(self.max_pixels is None or self.max_pixels >= 1, "--data.max_pixels must be at least 1")
+        self._check_bands()
+
+    def _check_bands(self) -> None:
+        """Refuses what images with so many bands cannot have."""
+        require(self.channels is None or self.channels >= 1, "--data.channels must be at least 1")
+        bands = self.channels or 3
+        require(
+            bands == 3 or self.dataset == "folder",
+            f'--data.channels {bands} is for the dataset "folder": the images of "{self.dataset}" have 3',
+        )
+        require(
+            bands == 3 or self.photometric == 0,
+            f"--data.photometric distorts red, green and blue; set it to 0 for images of {bands} bands",
+        )
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            fits = numbers is None or len(numbers) == bands
+            require(fits, f"--data.{name} must have one number for each of the {bands} bands of --data.channels")
+        require(self.std is None or all(0 < each < math.inf for each in self.std), "--data.std must be above 0")
+        shown = (1,) if self.show is None else self.show
+        require(
+            len(shown) in (1, 3) and all(1 <= band <= bands for band in shown),
+            f"--data.show must be one or three of the bands 1 to {bands}",
+        )
+
+    @property
+    def shown_bands(self) -> tuple[int, ...]:
+        """The bands that are drawn as red, green and blue, or the one that is drawn as grey, counted from 1."""
+        return self.show or ((1,) if self.channels in (1, 2) else (1, 2, 3))
 
     @property
     def unseen_names(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 from trainers.options.config import Config
 
 _HELP = {
+    "data.max_pixels": "Most pixels that an image may have",
+    "data.show": "Bands that are drawn",
     "eval.mode": "Image as a whole, or windows",
     "eval.window": "Height and width of a window",
     "eval.stride": "Pixels between windows",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engine.engines import EvalStep, TrainStep
-from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, with_legend
+from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, visible, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
 from trainers.scores.metrics import SegmentationScores
 
@@ -34,6 +34,7 @@ class Logbook:
         class_names: K names in the order of the label ids.
         overlays: How many of the first validation images are drawn.
         unseen: Label ids of the classes that training does not see; they are outlined.
+        bands: Which bands of images are drawn, see `trainers.report.pictures.visible`.
         start_iteration: Where a resumed run goes on; what was logged after it is discarded.
     """
 
@@ -44,6 +45,7 @@ class Logbook:
         class_names: Sequence[str],
         overlays: int,
         unseen: Sequence[int] = (),
+        bands: Sequence[int] = (1, 2, 3),
         start_iteration: int = 0,
     ) -> None:
         self.log_folder = folder / LOG
@@ -52,6 +54,7 @@ class Logbook:
         self._class_names = class_names
         self._overlays = overlays
         self._unseen = unseen
+        self._bands = bands
         self._drawn = 0
         self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
 
@@ -110,7 +113,7 @@ class Logbook:
     def _draw(self, evaluator: Engine, trainer: Engine) -> None:
         step = cast("EvalStep", evaluator.state.output)
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
-            picture = validation_picture(step, index, self._class_names, unseen=self._unseen)
+            picture = validation_picture(step, index, self._class_names, unseen=self._unseen, bands=self._bands)
             self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
             path = self.overlay_folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)  # a name may be a path below the dataset's folder
@@ -131,14 +134,24 @@ def loss_tags(step: TrainStep) -> dict[str, float]:
     return tags
 
 
-def validation_picture(step: EvalStep, index: int, class_names: Sequence[str], *, unseen: Sequence[int] = ()) -> Tensor:
+def validation_picture(
+    step: EvalStep,
+    index: int,
+    class_names: Sequence[str],
+    *,
+    unseen: Sequence[int] = (),
+    bands: Sequence[int] = (1, 2, 3),
+) -> Tensor:
     """Image, truth and prediction side by side over a legend, (3, H', W') uint8; without the batch's padding.
 
     Small images are magnified, so that they are wide enough for the text. What shows, or is taken for, a class that
     training did not see is outlined.
     """
     height, width = step.batch.sizes[index]
-    image = (step.batch.images[index, :, :height, :width] * 255).round().to(torch.uint8)
+    image = step.batch.images[index, :, :height, :width]
+    if step.batch.dtypes[index] == torch.uint8:
+        image = (image * 255).round().to(torch.uint8)
+    image = visible(image, bands)
     truth = step.batch.labels[index, :height, :width]
     prediction = step.prediction[index, :height, :width]
     seen_in = ((image, truth), (overlay(image, truth), truth), (overlay(image, prediction), prediction))

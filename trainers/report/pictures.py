@@ -17,6 +17,10 @@ from trainers.data.batch import IGNORE_INDEX
 FONT_SIZE = 14
 SHOWN_WIDTH = 400
 """Width that programs show a picture at, roughly; text in a wider one is larger, so that it can be read there."""
+TINTED_PIXELS = 2**22
+"""Pixels that are tinted at a time, in float32."""
+MEASURED_PIXELS = 2**20
+"""Pixels, roughly, that percentiles are found of."""
 
 
 def palette(num_classes: int) -> Tensor:
@@ -32,6 +36,31 @@ def palette(num_classes: int) -> Tensor:
     return colors.to(torch.uint8)
 
 
+def visible(image: Tensor, bands: Sequence[int] = (1, 2, 3)) -> Tensor:
+    """What can be seen of bands of an image.
+
+    Bands of 8 bits are shown as they are. Of others, each is stretched: black are the darkest 2 % of its pixels in this
+    image, and white the brightest 2 %.
+
+    Args:
+        image: (C,H,W) uint8, uint16 or float32.
+        bands: which are red, green and blue, or the one that is grey, counted from 1.
+
+    Returns:
+        (3,H,W) uint8.
+    """
+    planes = [image[band - 1].cpu() for band in bands]
+    shown = torch.stack([plane if plane.dtype == torch.uint8 else _stretched(plane) for plane in planes])
+    return shown.expand(3, -1, -1)
+
+
+def _stretched(plane: Tensor) -> Tensor:
+    values = plane.float()
+    step = max(1, math.isqrt(values.numel() // MEASURED_PIXELS))
+    low, high = values[::step, ::step].flatten().quantile(torch.tensor([0.02, 0.98]))
+    return ((values - low) * (255 / (high - low))).nan_to_num_(0).clamp_(0, 255).round_().to(torch.uint8)
+
+
 def overlay(image: Tensor, label: Tensor, *, alpha: float = 0.5) -> Tensor:
     """Tint an image with the colours of its label map; ignored pixels stay as they are.
 
@@ -43,9 +72,15 @@ def overlay(image: Tensor, label: Tensor, *, alpha: float = 0.5) -> Tensor:
     Returns:
         (3,H,W) uint8.
     """
-    colors = palette(IGNORE_INDEX)[label.cpu().clamp(max=IGNORE_INDEX - 1)].permute(2, 0, 1).float()
-    tinted = (image.cpu().float() * (1 - alpha) + colors * alpha).round().to(torch.uint8)
-    return torch.where(label.cpu() == IGNORE_INDEX, image.cpu(), tinted)
+    rows = max(1, TINTED_PIXELS // label.shape[1])
+    parts = zip(image.cpu().split(rows, 1), label.cpu().split(rows, 0), strict=True)
+    return torch.cat([_tinted(image_rows, label_rows, alpha) for image_rows, label_rows in parts], 1)
+
+
+def _tinted(image: Tensor, label: Tensor, alpha: float) -> Tensor:
+    colors = palette(IGNORE_INDEX)[label.long().clamp(max=IGNORE_INDEX - 1)].permute(2, 0, 1).float()
+    tinted = (image.float() * (1 - alpha) + colors * alpha).round().to(torch.uint8)
+    return torch.where(label == IGNORE_INDEX, image, tinted)
 
 
 def outlined(picture: Tensor, mask: Tensor, *, width: int = 2) -> Tensor:
@@ -102,7 +137,8 @@ def with_legend(picture: Tensor, label: Tensor, class_names: Sequence[str]) -> T
     size = _font_size(picture.shape[2])  # of the text and of the squares
     line = round(1.5 * size)
     font = ImageFont.load_default(size)
-    present = [class_id for class_id in label.unique().tolist() if class_id != IGNORE_INDEX]
+    counts = label.flatten().bincount(minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+    present = counts.nonzero().flatten().tolist()
     cell = round(2.4 * size) + max((math.ceil(font.getlength(class_names[i])) for i in present), default=0)
     width = max(picture.shape[2], cell)
     columns = width // cell

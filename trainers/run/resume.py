@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_
             ``--train.resume always`` allows.
     """
     theirs, ours = _options(checkpoint.config), _options(config)
-    # What an option leaves to the encoder was found out when the run began.
-    left_open = [name for name in ("data.mean", "data.std") if ours[name] is None]
+    left_open = [f"data.{name}" for name in _FOUND_OUT if ours[f"data.{name}"] is None]
     changed = [name for name, value in ours.items() if theirs[name] != value and name not in left_open]
     of_model = [name for name in changed if name.startswith("model.") or name in _FIXED_OPTIONS]
     if checkpoint.class_names != tuple(class_names):
@@ -41,10 +40,22 @@ def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_
         )
 
 
+def with_found_out(config: Config, checkpoint: Checkpoint) -> Config:
+    """The configuration of a run that goes on, with what was found out when it began, where that is left open."""
+    found = {name: getattr(config.data, name) or getattr(checkpoint.config.data, name) for name in _FOUND_OUT}
+    return replace(config, data=replace(config.data, **found))
+
+
+_FOUND_OUT = ("mean", "std")
+"""Options of the data that are looked up, or measured, where they are left open."""
+
+
 _FREE_OPTIONS = frozenset(
     (
+        "data.max_pixels",
         "data.root",
         "data.num_workers",
+        "data.show",
         "train.accumulate",
         "train.checkpoint_every",
         "train.compile",
@@ -57,8 +68,8 @@ _FREE_OPTIONS = frozenset(
 """Options that may change on the way: they say where a run goes on and at what cost, but for rounding not where to."""
 
 
-_FIXED_OPTIONS = ("optim.freeze_encoder", "optim.layer_decay", "data.unseen")
-"""Options beside the model's that may not change: the optimizer's groups, or the model's classes, depend on them."""
+_FIXED_OPTIONS = ("data.channels", "data.unseen", "optim.freeze_encoder", "optim.layer_decay")
+"""Options beside the model's that may not change: the optimizer's groups, or the model itself, depend on them."""
 
 
 def _options(config: Config) -> dict[str, Any]:

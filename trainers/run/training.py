@@ -75,9 +75,14 @@ def create_training(
     Of the dataset's classes it sees those alone that are not to be unseen.
 
     Raises:
-        ValueError: Options that do not fit together, or no iteration is left.
+        ValueError: Options that do not fit together or the images, or no iteration is left.
     """
     rank, world_size = idist.get_rank(), idist.get_world_size()
+    if config.data.photometric and config.data.channels and dataset[0].image.dtype == torch.float32:
+        raise ValueError(
+            "--data.photometric distorts colours between 0 and 1, but the images are float32, in a unit of their own; "
+            "set it to 0."
+        )
     if config.train.batch_size % world_size:
         raise ValueError(
             f"A batch of {config.train.batch_size} cannot be shared by {world_size} processes evenly; set "

@@ -177,3 +177,22 @@ def test_gpu_draws_what_the_cpu_draws() -> None:
     assert gpu.images.is_cuda
     assert torch.allclose(gpu.images.cpu(), cpu.images, atol=1e-3)
     assert (gpu.labels.cpu() == cpu.labels).float().mean() > 0.99
+
+
+def test_bands_in_a_unit_of_their_own_are_not_clipped_and_go_on_at_their_edge() -> None:
+    images = torch.full((8, 5, 40, 40), 290.0) + torch.arange(5).view(5, 1, 1)
+    images[:, :, 30:] = 0  # the padding of a sample of 30 by 36 pixels
+    images[..., 36:] = 0
+    labels = torch.zeros(8, 40, 40, dtype=torch.int64)
+    labels[:, 30:], labels[..., 36:] = IGNORE_INDEX, IGNORE_INDEX
+    batch = Batch(images, labels, tuple("abcdefgh"), ((30, 36),) * 8, (torch.float32,) * 8)
+    augmentation = BatchAugmentation(crop_size=(48, 48), scale_range=(0.5, 1.5), photometric=0, seed=0)
+    before = images.clone()
+    out = augmentation(batch, 0)
+    expected = 290.0 + torch.arange(5).view(5, 1, 1)
+    torch.testing.assert_close(out.images, expected.expand(8, 5, 48, 48), atol=1e-3, rtol=0)
+    assert (out.labels == IGNORE_INDEX).any() and out.dtypes == batch.dtypes
+    assert torch.equal(batch.images, before)
+    # Where there are labels, they are where they would be of 8 bits.
+    of_8_bits = augmentation(Batch(images, labels, batch.names, batch.sizes, (torch.uint8,) * 8), 0)
+    assert torch.equal(of_8_bits.labels, out.labels) and of_8_bits.images.max() == 1 and of_8_bits.images.min() == 0

@@ -12,7 +12,7 @@ from mtaclip_plugin.inference import semantic_scores
 from trainers.engine import forward as forward_module
 from trainers.engine.forward import Forward
 from trainers.engine.views import average_views
-from trainers.engine.windows import slide, window_starts
+from trainers.engine.windows import Scorer, slide, window_starts
 from trainers.foundation.errors import UserError
 from trainers.options.config import EvalConfig
 
@@ -42,10 +42,17 @@ def contextual(images: Tensor) -> Tensor:
     return torch.cat([images[:, :1] + rows, images.mean((1, 2, 3), keepdim=True) * images[:, 1:2]], 1)
 
 
+def slide_over(images: Tensor, *, window: tuple[int, int], stride: tuple[int, int], scores: Scorer) -> Tensor:
+    """The strips of all windows, put together."""
+    size = images.shape[2], images.shape[3]
+    strips = slide(scores, lambda first, last: images[:, :, first:last], size, window=window, stride=stride)
+    return torch.cat(list(strips), 2)
+
+
 @pytest.mark.parametrize("size", [(9, 13), (3, 20), (2, 3)])
 def test_slide_is_the_mean_over_the_windows_of_a_pixel(size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size)
-    result = slide(contextual, images, window=(4, 6), stride=(3, 5))
+    result = slide_over(images, window=(4, 6), stride=(3, 5), scores=contextual)
     windows = [
         (top, left, contextual(images[:, :, top : top + 4, left : left + 6]))
         for top in window_starts(size[0], window=4, stride=3)
@@ -91,7 +98,7 @@ def test_besides_the_sum_no_view_lies_in_memory_while_the_next_is_scored() -> No
     average_views(watched, torch.rand(1, 3, 8, 8), scales=(1.0, 1.0, 0.5, 2.0), flip=False)
     assert len(given) == 4
     given.clear()
-    slide(watched, torch.rand(1, 3, 8, 8), window=(4, 4), stride=(2, 2))
+    slide_over(torch.rand(1, 3, 8, 8), window=(4, 4), stride=(2, 2), scores=watched)
     assert len(given) == 9
 
 

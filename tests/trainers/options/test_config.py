@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from trainers.foundation.errors import UserError
 from trainers.options.config import Config, data_root
+from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
 
 CONFIGS = Path(__file__).parents[3] / "trainers" / "configs"
@@ -31,6 +34,55 @@ def test_yaml_round_trip_keeps_every_option() -> None:
     data = replace(Config().data, mean=(0.1, 0.2, 0.3), ignore_ids=(3, 11), root="/a: b")
     config = replace(Config(), data=data, model=replace(Config().model, text_encoder=None))
     assert config_from_yaml(config_to_yaml(config)) == config
+
+
+def test_a_file_of_before_bands_has_the_defaults() -> None:
+    lines = config_to_yaml(Config()).splitlines(keepends=True)
+    later = ("  channels:", "  max_pixels:", "  show:")
+    assert config_from_yaml("".join(line for line in lines if not line.startswith(later))) == Config()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("channels=0", "channels must be at least 1"),
+        ("dataset=shapes channels=4", 'the images of "shapes" have 3'),
+        ("dataset=ade20k channels=1", 'the images of "ade20k" have 3'),
+        ("dataset=folder channels=4 photometric=0.5", "photometric distorts red, green and blue; set it to 0"),
+        ("mean=[0.5]", "mean must have one number for each of the 3 bands"),
+        ("dataset=folder channels=4 std=[1,1,1]", "std must have one number for each of the 4 bands"),
+        ("std=[1,0,1]", "std must be above 0"),
+        ("show=[1,2]", "show must be one or three of the bands 1 to 3"),
+        ("show=[0]", "show must be one or three"),
+        ("show=[]", "show must be one or three"),
+        ("dataset=folder channels=4 show=[5,1,1]", "bands 1 to 4"),
+        ("max_pixels=0", "max_pixels must be at least 1"),
+    ],
+)
+def test_options_that_no_bands_have_are_refused(options: str, named: str) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        parse_config([f"--data.{option}" for option in options.split()])
+
+
+def test_bands_that_are_shown() -> None:
+    data = replace(Config().data, dataset="folder")
+    assert Config().data.shown_bands == replace(data, channels=12).shown_bands == (1, 2, 3)
+    assert replace(data, channels=1).shown_bands == replace(data, channels=2).shown_bands == (1,)
+    assert replace(data, channels=4, show=(4,)).shown_bands == (4,)
+
+
+def test_a_command_overrides_what_a_training_was_told() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_overrides(parser, ("data.show", *EVAL_OPTIONS))
+    trained = parse_config(["--eval.window=[64,64]", "--eval.stride=[40,40]", "--eval.scales=[0.5,1]"])
+    names = ("data.show", *EVAL_OPTIONS)
+    assert overridden(trained, parser.parse_args([]), names) == trained
+    given = parser.parse_args(["--eval.mode=slide", "--eval.window=[32,32]", "--eval.stride=[32,9]", "--data.show=[3]"])
+    evaluation = replace(trained.eval, mode="slide", window=(32, 32), stride=(32, 9))
+    assert overridden(trained, given, names) == replace(trained, eval=evaluation, data=replace(trained.data, show=(3,)))
+    assert {f"eval.{field.name}" for field in fields(trained.eval)} == set(EVAL_OPTIONS)
+    with pytest.raises(UserError, match=r"--eval\.stride must not be larger"):
+        overridden(trained, parser.parse_args(["--eval.window=[32,32]"]), names)
 
 
 def test_the_two_camvid_configurations_differ_in_the_model_only() -> None:

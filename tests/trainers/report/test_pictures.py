@@ -3,10 +3,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from trainers.report.pictures import magnify, overlay, palette, save_index_png, save_picture, side_by_side, with_legend
+from trainers.report import pictures
+from trainers.report.pictures import (
+    magnify,
+    overlay,
+    palette,
+    save_index_png,
+    save_picture,
+    side_by_side,
+    visible,
+    with_legend,
+)
 
 
 def test_palette_is_distinct_and_does_not_depend_on_its_length() -> None:
@@ -25,6 +36,41 @@ def test_overlay_mixes_and_leaves_ignored_pixels() -> None:
     assert overlay(image, label).permute(1, 2, 0).tolist() == [[[114, 50, 50], [50, 50, 114], [100, 100, 100]]]
     assert torch.equal(overlay(image, label, alpha=0), image)
     assert overlay(image, label, alpha=1)[:, 0, :2].T.tolist() == palette(4)[[0, 3]].tolist()
+
+
+def test_overlays_are_tinted_strip_by_strip_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, label = torch.randint(0, 256, (3, 31, 7), dtype=torch.uint8), torch.randint(0, 256, (31, 7))
+    expected = overlay(image, label)
+    monkeypatch.setattr(pictures, "TINTED_PIXELS", 20)
+    assert torch.equal(overlay(image, label), expected)
+    assert torch.equal(overlay(image, label.to(torch.uint8)), expected)
+
+
+def test_bands_of_8_bits_are_seen_as_they_are() -> None:
+    image = torch.randint(0, 256, (4, 5, 6), dtype=torch.uint8)
+    assert torch.equal(visible(image), image[:3])
+    assert torch.equal(visible(image, (4, 2, 1)), image[[3, 1, 0]])
+    assert torch.equal(visible(image, (4,)), image[[3, 3, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.float32])
+def test_other_bands_are_stretched_each_between_its_percentiles(dtype: torch.dtype) -> None:
+    ramp = torch.arange(101).repeat(3, 1)[None]  # of which the 2nd percentile is 2
+    image = torch.cat([ramp, ramp * 300 + 5000, ramp.clamp(40, 40)]).to(torch.float32)
+    image[0, 0, 100] = 50_000  # a single bright pixel makes no other darker
+    seen = visible(image.int().to(dtype), (1, 2, 3)).float()
+    expected = ((torch.arange(101) - 2) * (255 / 96)).clamp(0, 255)
+    for band in (0, 1):
+        assert (seen[band, 1] - expected).abs().max() <= 3
+    assert seen[2].unique().numel() == 1
+    assert visible(image.int().to(dtype), (2,)).shape == (3, 3, 101)
+
+
+def test_percentiles_of_a_large_image_are_those_of_a_part_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 300, 300)
+    expected = visible(image, (1,)).float()
+    monkeypatch.setattr(pictures, "MEASURED_PIXELS", 900)
+    assert (visible(image, (1,)).float() - expected).abs().max() < 12
 
 
 def test_side_by_side_leaves_a_white_gap_and_a_line_for_captions() -> None:
