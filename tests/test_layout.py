@@ -16,7 +16,6 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("arguments", "structures", "text"),
         ("encoders", "losses"),
         ("decoder", "inference"),
-        ("classes",),
         ("model",),
         ("weights", "registration"),
     ),

@@ -26,7 +26,8 @@ from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
-from trainers.options.config import Config, DataConfig, LossConfig, ModelConfig, data_root, require
+from trainers.options.config import Config, DataConfig, data_root, require
+from trainers.options.model import LossConfig, ModelConfig
 from trainers.run.checkpoints import Checkpoint
 from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 

@@ -17,7 +17,7 @@ from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher
 from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
 from mtaclip_plugin.losses.pixels import pixel_losses
 from mtaclip_plugin.losses.points import PointSource, check_points
-from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets
+from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets, check_pair
 from mtaclip_plugin.structures import MaskPrediction, full_precision
 
 Assignment = Literal["hungarian", "by_class"]
@@ -173,13 +173,12 @@ class MTACLIPLoss(nn.Module):
                 class and 0 for the background. If no 1 was ever seen where pixels are ignored, one warning tells of it.
             generator: source of the random points, on the prediction's device: one, one for each image, so that its
                 points do not depend on the batch that it is in, or the global one if ``None``.
-            normalizers: where gradients are accumulated over micro-batches, the sum of their
-                :meth:`normalizers` in this process; this batch's own if ``None``. The mean over all processes
-                is taken here.
+            normalizers: where gradients are accumulated over micro-batches, the sum of their :meth:`normalizers` in
+                this process; this batch's own if ``None``. The mean over all processes is taken here.
             known: (B, K) bool, which classes each image is annotated for; all if ``None``. What is predicted for the
                 others changes nothing: they are in no softmax, no cost and no mask that must be empty. A query that
-                is matched with nothing is "none" as far as its mask lies on labelled pixels
-                (:func:`labelled_shares`), and with ``by_class`` not at all where its class is unknown.
+                is matched with nothing is "none" as far as its mask lies on labelled pixels (:func:`labelled_shares`),
+                and with ``by_class`` not at all where its class is unknown.
 
         Returns:
             "{i}/class", "{i}/mask", "{i}/dice", with text "{i}/contrastive", with ``absent_mask_weight`` "{i}/absent",
@@ -190,18 +189,8 @@ class MTACLIPLoss(nn.Module):
         Raises:
             ValueError: If the target does not fit the prediction or ``known``, or holds another id.
         """
-        if not isinstance(prediction, MaskPrediction):
-            raise ValueError(
-                f"the prediction must be a MaskPrediction, got {type(prediction).__name__}; call "
-                "model(images, return_masks=True)."
-            )
-        batch, num_queries, columns = prediction.class_logits.shape
-        none = columns - 1
-        if target.shape != (batch, *prediction.image_size):
-            raise ValueError(
-                f"target must have the shape (B, H, W) of the images, {(batch, *prediction.image_size)}, got "
-                f"{tuple(target.shape)}."
-            )
+        check_pair(prediction, target)
+        num_queries, none = prediction.class_logits.shape[1], prediction.class_logits.shape[2] - 1
         targets = self._targets(target, none, prediction.padded_size)
         sums = normalizers or self._normalizers(targets, num_queries)
         divisors = sums.averaged(prediction.class_logits.device)
@@ -214,8 +203,8 @@ class MTACLIPLoss(nn.Module):
             layers = without_unknown(layers, known)
         matches = self.matcher(layers, targets, generator)
         labels = matches.query_labels(num_queries, none=none)
-        dtype = full_precision(prediction.class_logits).dtype
-        weights = torch.tensor(self._all_class_weights(none), dtype=dtype, device=labels.device)
+        class_weights = all_class_weights(self.class_weights, self.no_object_weight, none)
+        weights = full_precision(prediction.class_logits).new_tensor(class_weights)
 
         terms = {}
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
@@ -256,11 +245,10 @@ class MTACLIPLoss(nn.Module):
                     terms[f"{name}/text_dice"] = text_weight * self.dice_weight * masks.text.dice[index]
                     terms[f"{name}/text_absent"] = text_weight * self.mask_weight * masks.text.empty_bce[index]
                 if layer.text_logits is not None:
-                    query_weights = weights[layer_labels]
                     terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
                         full_precision(layer.text_logits).flatten(0, 1),
                         layer_labels,
-                        query_weights if layer_shares is None else query_weights * layer_shares,
+                        weights[layer_labels] * (1 if layer_shares is None else layer_shares),
                         mode=self.contrastive_mode,
                         normalizer=divisors.class_weights,
                     )
@@ -284,11 +272,8 @@ class MTACLIPLoss(nn.Module):
         return self._normalizers(self._targets(target, num_classes, None), num_queries)
 
     def _normalizers(self, targets: MaskTargets, num_queries: int) -> LossNormalizers:
-        weights = self._all_class_weights(targets.num_classes)
+        weights = all_class_weights(self.class_weights, self.no_object_weight, targets.num_classes)
         return LossNormalizers.of(targets, num_queries, weights, count_pixels=self.pixel_weight > 0)
-
-    def _all_class_weights(self, num_classes: int) -> list[float]:
-        return all_class_weights(self.class_weights, self.no_object_weight, num_classes)
 
     def _targets(self, target: Tensor, num_classes: int, padded_size: tuple[int, int] | None) -> MaskTargets:
         targets = MaskTargets.from_label_map(

@@ -8,6 +8,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from mtaclip_plugin.structures import MaskPrediction
+
 IgnoredPixels = Literal["excluded", "background"]
 
 
@@ -84,6 +86,22 @@ class MaskTargets:
     def mask_counts(self, num_queries: int) -> list[int]:
         """For each image the number of masks that Q queries can be matched with: min(M, Q)."""
         return [min(len(classes), num_queries) for classes in self.classes]
+
+
+def check_pair(prediction: MaskPrediction, target: Tensor) -> None:
+    """Checks that a label map is one of the images that a prediction is made of.
+
+    Raises:
+        ValueError: If it has another shape, or there is no such prediction.
+    """
+    if not isinstance(prediction, MaskPrediction):
+        raise ValueError(
+            f"the prediction must be a MaskPrediction, got {type(prediction).__name__}; call "
+            "model(images, return_masks=True)."
+        )
+    expected = (len(prediction.class_logits), *prediction.image_size)
+    if target.shape != expected:
+        raise ValueError(f"target must have the shape (B, H, W) of the images, {expected}, got {tuple(target.shape)}.")
 
 
 def _class_first(mask: Tensor, ignore_index: int) -> Tensor:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainers.foundation.errors import UserError
-from trainers.options.config import Config, ModelConfig
+from trainers.options.config import Config
+from trainers.options.model import ModelConfig
 from trainers.run.checkpoints import Checkpoint
 
 

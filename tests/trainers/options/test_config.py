@@ -17,7 +17,13 @@ CONFIGS = Path(__file__).parents[3] / "trainers" / "configs"
 
 
 def test_without_options_the_default_is_the_demo() -> None:
-    assert parse_config([]) == Config()
+    demo = parse_config(["--config", str(CONFIGS / "kinds.yaml")])
+    assert demo.data.dataset == "kinds" and parse_config([]) == demo
+    assert parse_config(["--train.seed=7"]) == replace(demo, train=replace(demo.train, seed=7))
+
+
+def test_a_dataset_or_a_file_takes_the_place_of_the_demo() -> None:
+    assert parse_config(["--data.dataset=shapes"]) == Config()
     assert parse_config(["--config", str(CONFIGS / "shapes.yaml")]) == Config()
 
 

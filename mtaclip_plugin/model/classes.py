@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mtaclip_plugin.arguments import check_positive
-from mtaclip_plugin.decoder import MTACLIPDecoder, select_classes
-from mtaclip_plugin.inference import Classification, Scoring
+from mtaclip_plugin.decoder import select_classes
+from mtaclip_plugin.model.scoring import ScoringModel
 from mtaclip_plugin.text import (
     NONE_NAME,
     EmbeddingBank,
@@ -24,12 +22,10 @@ from mtaclip_plugin.text import (
     names_as_saved,
 )
 from mtaclip_plugin.text.bank import check_bank_shape
-from mtaclip_plugin.text.centering import TextCentering
-from mtaclip_plugin.text.evaluation import TextHolder
 from mtaclip_plugin.text.exchange import bank_of, prompts_for
 
 
-class TextGuidedModel(TextHolder):
+class NamedModel(ScoringModel):
     """A model whose classes are names with text embeddings, both of which can be exchanged.
 
     Each exchange rewrites ``config``, so that the model saves and loads as it then is, and may put new parameters in
@@ -39,14 +35,7 @@ class TextGuidedModel(TextHolder):
         class_names: K names; ``None`` if the model was built without any.
         untrained_names: the names that the class head was never trained on. While there are any, evaluation
             classifies by text, alone or ``"per_name"``.
-        text_centering: what centres text before anything reads it; ``None`` for nothing.
     """
-
-    config: dict[str, Any]
-    decoder: MTACLIPDecoder
-    class_names: list[str] | None
-    untrained_names: tuple[str, ...]
-    text_centering: TextCentering | None
 
     def set_class_names(self, names: Sequence[str], *, trained: bool = False) -> None:
         """Exchanges the class list, for other names or another number of them.
@@ -131,61 +120,6 @@ class TextGuidedModel(TextHolder):
             self.prompts = bank_of(text, text)
             self._write_config()
 
-    @property
-    def scoring(self) -> Scoring:
-        """How scores are made, as chosen by the user; another one that is assigned is saved with the model.
-
-        Raises:
-            ValueError: On assignment, if the model lacks what it asks for.
-        """
-        return self._scoring
-
-    @scoring.setter
-    def scoring(self, scoring: Scoring) -> None:
-        check_text_options(None if self.prompts is None else "text", scoring, classes=self.config["classes"])
-        if scoring.text_masks and not self.decoder.mask_text_decoder.text_masks:
-            raise ValueError("the model was built without text masks; build it with text_masks above 0")
-        if scoring.pixel_scores and self.decoder.pixel_head is None:
-            raise ValueError("the model was built without pixel scores; build it with pixel_scores above 0")
-        self._scoring = replace(scoring, untrained=())
-        self._score_untrained()
-        self.config.update({name: value for name, value in asdict(scoring).items() if name != "untrained"})
-
-    @property
-    def classification(self) -> Classification:
-        """What names masks; see ``Scoring``."""
-        return self._scoring.classification
-
-    @classification.setter
-    def classification(self, classification: Classification) -> None:
-        self.scoring = replace(self._scoring, classification=classification)
-
-    def current_scoring(self) -> Scoring:
-        """The way chosen; in evaluation, names that the class head was never trained on are named by text."""
-        return self._scoring if self.training else self._evaluation_scoring
-
-    def _score_untrained(self) -> None:
-        """Brings the scoring of evaluation up to date with the names that were never trained."""
-        self._evaluation_scoring = self._scoring
-        if self.untrained_names:
-            untrained = tuple(k for k, name in enumerate(self.class_names or ()) if name in self.untrained_names)
-            # Where the head has rows that were never trained, its softmax means nothing for the others either.
-            way: Classification = "per_name" if self._scoring.classification == "per_name" else "text"
-            self._evaluation_scoring = replace(self._scoring, classification=way, untrained=untrained)
-
-    def _centering(self) -> TextCentering:
-        """What centres text, on the mean of the present one."""
-        if self.prompts is None:
-            raise ValueError("center_text needs text, but text_encoder is None")
-        centering = TextCentering(self.prompts.num_prompts, self.prompts.text_channels)
-        with torch.no_grad():
-            centering.keep_mean(self.prompts())
-        return centering
-
-    def _text_to_read(self, text: Tensor | None) -> Tensor | None:
-        """(P, K+1, T) text embeddings as the decoder reads them."""
-        return text if text is None or self.text_centering is None else self.text_centering(text)
-
     @classmethod
     def _from_pretrained(cls, **options: Any) -> Self:
         with names_as_saved():
@@ -243,38 +177,3 @@ class TextGuidedModel(TextHolder):
             if name != "bank" and self.config["clip_masks"] is not None:
                 self.config.update(clip_masks_tower=name, clip_masks_pretrained=pretrained)
             self.config.update(text_encoder="bank", text_pretrained=None, text_embeddings=None, bank_shape=shape)
-
-
-def check_text_options(
-    text: str | None,
-    scoring: Scoring,
-    *,
-    classes: int,
-    center_text: bool = False,
-    untrained_names: Sequence[str] | None = None,
-) -> None:
-    """Refuses what no model without text, or of a single class, can do.
-
-    Args:
-        text: where the text comes from; ``None`` without text.
-        scoring: how scores are to be made.
-        classes: K.
-        center_text: whether text is to be centred.
-        untrained_names: names that only text could tell.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    wanted = {
-        f"classification='{scoring.classification}'": scoring.classification != "learned",
-        f"text_masks={scoring.text_masks}": scoring.text_masks,
-        f"pixel_scores={scoring.pixel_scores}": scoring.pixel_scores,
-        "center_text=True": center_text,
-        f"untrained_names={list(untrained_names or ())}": untrained_names,
-    }
-    if text is None and (needing := [option for option, value in wanted.items() if value]):
-        raise ValueError(f"{needing[0]} needs text, but text_encoder is None")
-    if scoring.pixel_scores and classes == 1:
-        raise ValueError("pixel_scores compares classes with each other, of which there is one; leave it at 0")
-    if center_text and classes == 1:
-        raise ValueError("center_text takes off what class names have in common, of which there is one; leave it out")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_head
@@ -19,12 +16,9 @@ from mtaclip_plugin.arguments import (
     check_choice,
     check_colours,
     check_depth,
-    check_images,
     check_positive,
     check_width,
-    refuse_torchscript,
 )
-from mtaclip_plugin.classes import TextGuidedModel, check_text_options
 from mtaclip_plugin.decoder import (
     InputNorm,
     MaskTextDecoder,
@@ -34,14 +28,15 @@ from mtaclip_plugin.decoder import (
     TextPositions,
     build_pixel_decoder,
 )
-from mtaclip_plugin.encoders import StridePyramid, build_encoder, encode, find_maps
-from mtaclip_plugin.inference import Classification, Scoring, semantic_labels, semantic_logits
+from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
+from mtaclip_plugin.inference import Classification, Scoring
 from mtaclip_plugin.inference.clip_masks import ClipWay, build_clip_masks
-from mtaclip_plugin.structures import MaskPrediction
+from mtaclip_plugin.model.passes import SegmentingModel
+from mtaclip_plugin.model.scoring import check_text_options
 from mtaclip_plugin.text import build_text, check_class_names
 
 
-class MTACLIP(TextGuidedModel):
+class MTACLIP(SegmentingModel):
     """MTA-CLIP: a mask-text decoder on any smp or timm encoder, guided by CLIP's text embeddings.
 
     Das, Hu, Jiang, Schiele: "MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment", ECCV 2024.
@@ -271,86 +266,3 @@ class MTACLIP(TextGuidedModel):
         """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""
         if self.classification_head is not None:
             initialize_head(self.classification_head)
-
-    def forward(self, x: Tensor, return_masks: bool = False) -> Tensor | tuple[Tensor, Tensor] | MaskPrediction:
-        """Segments images of any size.
-
-        Args:
-            x: (B, C, H, W) normalised images.
-            return_masks: whether to return what ``MTACLIPLoss`` takes.
-
-        Returns:
-            (B, K, H, W) logits, for any smp loss and metric in multiclass mode (binary for K = 1); with
-            ``aux_params`` a pair of these and the image-level logits, as smp does; with ``return_masks`` the
-            ``MaskPrediction``.
-
-        Raises:
-            ValueError: if the images are not (B, C, H, W) of the model's dtype, or none; in training, from torch, if
-                all that BatchNorm gets of a channel is one number, as for a single image of at most 32 by 32.
-        """
-        prediction = self._predict_masks(x, auxiliary=return_masks)
-        if return_masks:
-            return prediction
-        logits = semantic_logits(prediction, self.current_scoring())
-        return logits if prediction.labels is None else (logits, prediction.labels)
-
-    @torch.no_grad()  # under inference_mode, as predict is, torch.compile could not trace it
-    def predict_labels(self, x: Tensor) -> Tensor:
-        """The class of each pixel; in less time and memory than the logits that smp's ``predict`` gives.
-
-        Switches to evaluation mode, as ``predict`` does.
-
-        Args:
-            x: (B, C, H, W) normalised images of any size.
-
-        Returns:
-            (B, H, W) int64 class ids; for K = 1, 1 where the logit is above 0, else 0.
-
-        Raises:
-            ValueError: if the images are not (B, C, H, W) of the model's dtype, or none.
-        """
-        if self.training:
-            self.eval()
-        return semantic_labels(self._predict_masks(x, auxiliary=False), self.current_scoring())
-
-    def _predict_masks(self, x: Tensor, *, auxiliary: bool) -> MaskPrediction:
-        """The last prediction; with ``auxiliary``, the ones before it come along."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
-            refuse_torchscript()
-        check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
-        height, width = x.shape[-2:]
-        bottom, right = -height % self._size_multiple, -width % self._size_multiple
-        padded = F.pad(x, (0, right, 0, bottom))
-        scoring = self.current_scoring()
-        clip_masks = None if self.training or not scoring.query_scores else self._clip_masks
-        features, unpooled = (
-            (encode(self.encoder, padded), None)
-            if clip_masks is None
-            else clip_masks.encode(self.encoder, padded, (height, width))
-        )
-        labels = (
-            None
-            if self.classification_head is None
-            else self.classification_head(features[self.decoder.pyramid.indices[-1]])
-        )
-        pyramid = self.decoder.pyramid(features)
-        del features, padded  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
-        text = self._current_text()
-        decoded = self.decoder(pyramid, self._text_to_read(text), auxiliary=auxiliary)
-        prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
-        if clip_masks is not None and text is not None:
-            prediction = clip_masks(x, prediction, text, scoring, unpooled=unpooled)
-        return prediction if labels is None else replace(prediction, labels=labels)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if self._clip_masks is not None:
-            self._clip_masks.move(fn)
-        return super()._apply(fn, recurse)
-
-    def __prepare_scriptable__(self) -> NoReturn:  # noqa: D105, torch.jit.script calls it first
-        refuse_torchscript()
-
-    def _set_encoder_trainable(self, mode: bool) -> None:
-        """Freezes or unfreezes; a frozen encoder stays in evaluation as a whole, DropPath included."""
-        super()._set_encoder_trainable(mode)
-        self.encoder.train(mode and self.training)
