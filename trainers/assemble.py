@@ -24,10 +24,11 @@ from trainers.data.shapes import ShapesDataset
 from trainers.data.statistics import band_statistics
 from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
-from trainers.foundation.errors import UserError
+from trainers.foundation.errors import UserError, require
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
-from trainers.options.config import Config, DataConfig, data_root, require
-from trainers.options.model import LossConfig, ModelConfig
+from trainers.options.config import Config
+from trainers.options.data_config import DataConfig, data_root
+from trainers.options.model_config import LossConfig, ModelConfig
 from trainers.run.checkpoints import Checkpoint
 from trainers.text.text_bank import BANKS, ENCODER, bank_encoder, embed_sentences, load_text_bank
 

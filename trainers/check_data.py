@@ -13,7 +13,7 @@ from pathlib import Path
 from trainers.assemble import create_dataset
 from trainers.data.class_selection import on_disk
 from trainers.foundation.errors import main_guard, user_errors
-from trainers.options.config import DataConfig, data_root
+from trainers.options.data_config import DataConfig, data_root
 from trainers.options.parsing import parse_config
 from trainers.report.data_page import SplitReport, check_split, describe, find_faults
 

@@ -9,7 +9,7 @@ from trainers.assemble import create_dataset
 from trainers.data.batch import SegmentationDataset
 from trainers.data.check import check_before_training
 from trainers.foundation.errors import user_errors
-from trainers.options.config import DataConfig
+from trainers.options.data_config import DataConfig
 
 
 @cache

@@ -25,7 +25,7 @@ from trainers.evaluate import evaluate
 from trainers.foundation.errors import UserError
 from trainers.models import is_mtaclip, text_options
 from trainers.options.config import Config
-from trainers.options.model import LossConfig, ModelConfig
+from trainers.options.model_config import LossConfig, ModelConfig
 from trainers.options.parsing import config_from_yaml, config_to_yaml
 from trainers.report.logbook import LOG, SCORES
 from trainers.run.checkpoints import BEST, LAST, PREVIOUS, Checkpoint, load_checkpoint

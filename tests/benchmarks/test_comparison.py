@@ -39,7 +39,7 @@ from trainers.data.shapes import ShapesDataset
 from trainers.engine.criteria import build_criterion
 from trainers.foundation.errors import UserError
 from trainers.options.config import Config
-from trainers.options.model import LossConfig
+from trainers.options.model_config import LossConfig
 from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
 from trainers.run.validation import Validation
 

@@ -22,7 +22,7 @@ from trainers.engine.criteria import MaskCriterion, Part, PixelCriterion, build_
 from trainers.engine.forward import Forward
 from trainers.models import build_model, reads_bank, text_options
 from trainers.options.config import Config
-from trainers.options.model import ModelConfig
+from trainers.options.model_config import ModelConfig
 from trainers.run.checkpoints import load_checkpoint
 from trainers.text.text_bank import BANKS, load_text_bank
 

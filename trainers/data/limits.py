@@ -22,15 +22,15 @@ def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int | None
     Raises:
         UnfitFileError: it has more.
     """
-    assert Image.MAX_IMAGE_PIXELS is not None
-    most = 2 * Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels  # up to there Pillow but warns
+    if max_pixels is None and Image.MAX_IMAGE_PIXELS is not None:
+        max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # up to there it but warns
     width, height = size
-    if width * height > most:
+    if max_pixels is not None and width * height > max_pixels:
         raise UnfitFileError(
             Problem(
                 "images of too many pixels",
                 str(path),
-                f"has {width}x{height} = {width * height} pixels, above the limit of {most}",
+                f"has {width}x{height} = {width * height} pixels, above the limit of {max_pixels}",
                 "if it is as it should be, set --data.max_pixels to that number, and --eval.mode slide to look at it "
                 "in windows, or cut it into tiles",
                 "The image",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainers.data.batch import SegmentationDataset, unit_values
@@ -16,18 +16,18 @@ ROWS = 256
 Numbers = tuple[float, ...]
 
 
-class _Sums(Dataset[NDArray[np.float64]]):
-    """Of each image, (3,C): how many values a band has, their sum, and the sum of their squares."""
+class _Sums(Dataset[Tensor]):
+    """Of each image, (3,C) float64: how many values a band has, their sum, and the sum of their squares."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> NDArray[np.float64]:
+    def __getitem__(self, index: int) -> Tensor:
         image = self.dataset[index].image
-        sums = np.zeros((3, len(image)))
+        sums = torch.zeros(3, len(image), dtype=torch.float64)
         for rows in image.split(ROWS, 1):
-            values = unit_values(rows).double().flatten(1).numpy()
-            sums += np.full(len(values), values.shape[1]), values.sum(1), np.square(values).sum(1)
+            values = unit_values(rows).double().flatten(1)
+            sums += torch.stack([torch.ones_like(values).sum(1), values.sum(1), values.square().sum(1)])
         return sums
 
 
@@ -49,13 +49,14 @@ def band_statistics(dataset: SegmentationDataset, *, num_workers: int) -> tuple[
 
 def _measure(dataset: SegmentationDataset, num_workers: int) -> list[list[float]]:
     images = in_order(_Sums(dataset), range(len(dataset)), num_workers=num_workers, title="measure")
-    count, total, squares = np.sum(list(images), axis=0)
+    count, total, squares = torch.stack(list(images)).sum(0)
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
-    constant = np.flatnonzero(std <= 1e-6 * np.abs(mean)) + 1  # as near as rounding lets float32 be
-    if len(constant):
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    constant = std <= 1e-6 * mean.abs()  # as near as rounding lets float32 be
+    if constant.any():
+        bands = ", ".join(str(band) for band, same in enumerate(constant.tolist(), start=1) if same)
         raise ValueError(
-            f"All training images have one and the same value in band {', '.join(map(str, constant))}; leave it out of "
-            "the files, or set --data.mean and --data.std."
+            f"All training images have one and the same value in band {bands}; leave it out of the files, or set "
+            "--data.mean and --data.std."
         )
     return [mean.tolist(), std.tolist()]

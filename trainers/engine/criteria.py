@@ -119,7 +119,7 @@ def register_criterion(arch: str, factory: Callable[..., Criterion]) -> None:
 
     Args:
         arch: Its name; smp reads names of architectures in any case.
-        factory: Is called with the options of `trainers.options.model.LossConfig` as keywords.
+        factory: Is called with the options of `trainers.options.model_config.LossConfig` as keywords.
     """
     _FACTORIES[arch.lower()] = factory
 

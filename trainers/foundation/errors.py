@@ -19,6 +19,16 @@ class UserError(ValueError):
     """Something that the user can put right; the message is one sentence that names it and the remedy."""
 
 
+def require(condition: bool, sentence: str) -> None:
+    """Refuses an option's value with a sentence.
+
+    Raises:
+        UserError: The condition does not hold.
+    """
+    if not condition:
+        raise UserError(sentence)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns what goes wrong with the user's options, files or network inside the block into a `UserError`.

@@ -3,130 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from trainers.foundation.errors import UserError, user_errors
-from trainers.foundation.names import read_names
-from trainers.options.model import LossConfig, ModelConfig
+from trainers.foundation.errors import require
+from trainers.options.data_config import DataConfig
+from trainers.options.model_config import LossConfig, ModelConfig
 
-DatasetName = Literal[
-    "kinds", "shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"
-]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
-DATA_ROOT_VARIABLE = "MTACLIP_DATA"
-
-
-def require(condition: bool, sentence: str) -> None:
-    """Refuses an option's value with a sentence.
-
-    Raises:
-        UserError: The condition does not hold.
-    """
-    if not condition:
-        raise UserError(sentence)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and how a training crop is made of it."""
-
-    dataset: DatasetName = "shapes"
-    """Generated scenes of 64 kinds of figures, or of 11; a folder of images/SPLIT, annotations/SPLIT and classes.txt;
-    or a published dataset."""
-    root: str | None = None
-    """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
-    ignore_ids: tuple[int, ...] = ()
-    """Label ids of the dataset "folder" that are void, e.g. [11]."""
-    mask_suffix: str = ""
-    """What follows an image's name in its mask's in the dataset "folder": _mask for NAME_mask.png or another format."""
-    ignore_classes: tuple[str, ...] = ()
-    """Names of classes that are void: their pixels are neither trained on nor evaluated, e.g. [background]."""
-    unseen: tuple[str, ...] | str | None = None
-    """Names of classes that are kept from training and named by their text in evaluation, e.g. [sheep,sofa]; or a file
-    with one name a line; null: those that the dataset itself keeps back, as "kinds" does, [] none."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """stop: a picture that cannot be used ends the run before its first step; skip: it is left out and reported."""
-    train_split: str = "train"
-    """Name of the split that is trained on."""
-    val_split: str = "val"
-    """Name of the split that is validated on."""
-    channels: int | None = None
-    """Bands of each image of the dataset "folder", in TIFF or .npy files of uint8, uint16 or float32, or in pictures;
-    null: pictures of 8 bits in red, green and blue."""
-    max_pixels: int | None = None
-    """Most pixels that an image may have; null: 178956970, Pillow's limit against harmful files."""
-    show: tuple[int, ...] | None = None
-    """Bands that are drawn as red, green and blue, or one as grey, counted from 1; null: the first three or one."""
-    size: int = 128
-    """Side of generated images, in pixels."""
-    train_length: int = 2000
-    """Number of generated training images."""
-    val_length: int = 100
-    """Number of generated validation images."""
-    crop_size: tuple[int, int] = (128, 128)
-    """Height and width of a training crop, in pixels."""
-    scale_range: tuple[float, float] = (0.75, 1.5)
-    """Smallest and largest factor that a training image is resized by."""
-    flip: float = 0.5
-    """Probability that a training crop is flipped left to right."""
-    photometric: float = 0.0
-    """Strength of the distortion of brightness, contrast, saturation and hue; 0 is none, 1 the usual one."""
-    max_class_share: float = 1.0
-    """Largest share of a training crop that one class may take, as far as ten tries find such a crop; 1: any."""
-    mean: tuple[float, ...] | None = None
-    """Mean of each band, of values of 8 bits divided by 255, those of 16 bits by 65535, float32 as they are; null: of
-    three bands of 8 bits the encoder's own, else ImageNet's, of others that of the training images."""
-    std: tuple[float, ...] | None = None
-    """Standard deviation of each band, likewise."""
-    num_workers: int = 0
-    """Processes that decode and cut images; 0: the training process does it."""
-
-    def __post_init__(self) -> None:
-        """Refuses sizes that no image can have; from a file of names on, the names are what is known."""
-        if isinstance(self.unseen, str):
-            object.__setattr__(self, "unseen", tuple(_listed(self.unseen)))
-        require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
-        low, high = self.scale_range
-        require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
-        require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
-        require(self.max_pixels is None or self.max_pixels >= 1, "--data.max_pixels must be at least 1")
-        self._check_bands()
-
-    def _check_bands(self) -> None:
-        """Refuses what images with so many bands cannot have."""
-        require(self.channels is None or self.channels >= 1, "--data.channels must be at least 1")
-        bands = self.channels or 3
-        require(
-            bands == 3 or self.dataset == "folder",
-            f'--data.channels {bands} is for the dataset "folder": the images of "{self.dataset}" have 3',
-        )
-        require(
-            bands == 3 or self.photometric == 0,
-            f"--data.photometric distorts red, green and blue; set it to 0 for images of {bands} bands",
-        )
-        for name, numbers in (("mean", self.mean), ("std", self.std)):
-            fits = numbers is None or len(numbers) == bands
-            require(fits, f"--data.{name} must have one number for each of the {bands} bands of --data.channels")
-        require(self.std is None or all(0 < each < math.inf for each in self.std), "--data.std must be above 0")
-        shown = (1,) if self.show is None else self.show
-        require(
-            len(shown) in (1, 3) and all(1 <= band <= bands for band in shown),
-            f"--data.show must be one or three of the bands 1 to {bands}",
-        )
-
-    @property
-    def shown_bands(self) -> tuple[int, ...]:
-        """The bands that are drawn as red, green and blue, or the one that is drawn as grey, counted from 1."""
-        return self.show or ((1,) if self.channels in (1, 2) else (1, 2, 3))
-
-    @property
-    def unseen_names(self) -> tuple[str, ...]:
-        """The names in ``unseen``, once it is known what those of the dataset itself are."""
-        assert not isinstance(self.unseen, str)
-        return self.unseen or ()
 
 
 @dataclass(frozen=True)
@@ -228,7 +112,7 @@ class TrainConfig:
 class Config:
     """All options; the default is the demo."""
 
-    data: DataConfig = DataConfig()
+    data: DataConfig = DataConfig()  # noqa: RUF009  it is frozen, as its neighbours
     """What is read, and how a training crop is made of it."""
     model: ModelConfig = ModelConfig()
     """Which model is trained; what follows encoder_weights is read by "mtaclip" only."""
@@ -240,25 +124,3 @@ class Config:
     """How validation, evaluation and prediction run the model on an image."""
     train: TrainConfig = TrainConfig()
     """The run itself."""
-
-
-def _listed(file: str) -> list[str]:
-    with user_errors():
-        try:
-            return read_names(Path(file))
-        except FileNotFoundError as error:
-            raise UserError(
-                f"--data.unseen is neither a list of names, as '[sheep,sofa]', nor a file that is there: {file}."
-            ) from error
-
-
-def data_root(config: DataConfig) -> Path:
-    """The folder of the dataset: ``root``, else the environment variable MTACLIP_DATA.
-
-    Raises:
-        UserError: Neither is given.
-    """
-    root = config.root or os.environ.get(DATA_ROOT_VARIABLE)
-    if root is None:
-        raise UserError(f'The dataset "{config.dataset}" needs --data.root DIR, or the variable {DATA_ROOT_VARIABLE}.')
-    return Path(root)

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from trainers.options.config import Config, require
+from trainers.foundation.errors import require
+from trainers.options.config import Config
 from trainers.options.help_format import CommandLineHelp
 
 DEMO = Path(__file__).parents[1] / "configs" / "kinds.yaml"

@@ -44,7 +44,7 @@ def search_to_dict(candidates: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def best_options(candidate: Candidate) -> dict[str, Any]:
-    """The options of `trainers.options.model.ModelConfig` that make scores as a candidate does at its best."""
+    """The options of `trainers.options.model_config.ModelConfig` that make scores as a candidate does at its best."""
     scoring = candidate.scoring
     return {
         "classification": scoring.classification,

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainers.foundation.errors import UserError
 from trainers.options.config import Config
-from trainers.options.model import ModelConfig
+from trainers.options.model_config import ModelConfig
 from trainers.run.checkpoints import Checkpoint
 
 

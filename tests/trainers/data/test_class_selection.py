@@ -10,7 +10,7 @@ from trainers.assemble import create_dataset
 from trainers.data.batch import IGNORE_INDEX, Sample, SegmentationDataset
 from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.class_selection import names_without, select_classes
-from trainers.options.config import DataConfig
+from trainers.options.data_config import DataConfig
 
 NAMES = ["sky", "road", "car", "tree"]
 

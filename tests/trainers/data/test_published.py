@@ -9,7 +9,7 @@ from PIL import Image
 from tests.trainers.data.published_trees import FILES, write_split
 from trainers.assemble import create_dataset
 from trainers.data.published import LAYOUTS, published_dataset
-from trainers.options.config import DataConfig
+from trainers.options.data_config import DataConfig
 
 V = 255
 CITYSCAPES = [  # the trainIds of the labelIds 0 to 33

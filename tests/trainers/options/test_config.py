@@ -9,7 +9,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from trainers.foundation.errors import UserError
-from trainers.options.config import Config, data_root
+from trainers.options.config import Config
+from trainers.options.data_config import data_root
 from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
 
@@ -58,6 +59,7 @@ def test_a_file_of_before_bands_has_the_defaults() -> None:
         ("mean=[0.5]", "mean must have one number for each of the 3 bands"),
         ("dataset=folder channels=4 std=[1,1,1]", "std must have one number for each of the 4 bands"),
         ("std=[1,0,1]", "std must be above 0"),
+        ("mean=[.nan,0,0]", "mean must have one number"),
         ("show=[1,2]", "show must be one or three of the bands 1 to 3"),
         ("show=[0]", "show must be one or three"),
         ("show=[]", "show must be one or three"),
