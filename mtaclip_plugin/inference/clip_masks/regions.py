@@ -59,8 +59,11 @@ def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor
 
 
 def _overlaps(cells: int, stride: int, size: int, parts: int, device: torch.device) -> Tensor:
-    """(parts, cells): the fraction of each of the parts of a side that each cell of the given stride covers."""
-    edges = (torch.arange(cells + 1, device=device) * stride).clamp(max=size)
+    """(parts, cells): the fraction of each of the parts of a side that each cell of the given stride covers.
+
+    The parts end where the side does, so cells of the padding cover nothing.
+    """
+    edges = torch.arange(cells + 1, device=device) * stride
     borders = torch.arange(parts + 1, dtype=torch.float32, device=device) * size / parts
     start = torch.maximum(edges[:-1], borders[:-1, None])
     end = torch.minimum(edges[1:], borders[1:, None])
