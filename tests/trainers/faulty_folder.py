@@ -57,13 +57,16 @@ class FaultyFolder:
             Image.fromarray(ids()).save(self.root / f"annotations/val/{name}.png")
 
     def _write_bad(self) -> None:
-        for name in ("maskless.png", "same_name.jpg", "same_name.png", "deep.png", "deep_bands.tif", "broken.png"):
+        for name in ("maskless.png", "same_name.jpg", "same_name.png", "broken.png"):
+            self.write(name)
+        for name in ("deep.png", "deep_tiff.tif", "four_bands.tif"):
             self.write(name)
         (self.masks / "maskless.png").unlink()
         (self.images / "broken.png").write_bytes(b"")
         deep = np.arange(HEIGHT * WIDTH * 4).reshape(HEIGHT, WIDTH, 4) % 4096
         (self.images / "deep.png").write_bytes(png(deep[..., :3], bits=16))
-        (self.images / "deep_bands.tif").write_bytes(tiff(deep, bits=16, photometric=2))
+        (self.images / "deep_tiff.tif").write_bytes(tiff(deep[..., :3], bits=16, photometric=2))
+        (self.images / "four_bands.tif").write_bytes(tiff(deep, bits=16, photometric=2))
         for number in range(5):
             self.write(f"jpeg{number}.png")
             Image.fromarray(ids(crack=100)).save(self.masks / f"jpeg{number}.png", "JPEG")

@@ -15,7 +15,8 @@ TO_BE_PUT_RIGHT = {
     "lists of classes that leave doubt": (1, "remove it; write one class name a line", "classes.txt"),
     "images of one name": (1, "rename one, or remove it", "same_name.jpg"),
     "files that cannot be read": (1, "replace or remove it", "broken.png"),
-    "images of more than 8 bits a channel": (2, "convert it to 8-bit RGB", "deep.png deep_bands.tif"),
+    "images of more than 8 bits a channel": (2, "convert it to 8-bit RGB", "deep.png deep_tiff.tif"),
+    "images of more bands than red, green and blue": (1, "train with --data.channels", "four_bands.tif"),
     "masks of one channel that are grey as in colors.txt": (1, "save it as RGB if it is in colours", "grey.png"),
     "masks with ids that are no class": (1, "classes.txt names K=3 classes, 0 to 2; add names", "ids.png"),
     "masks that went through JPEG": (5, "export the mask anew as PNG", "jpeg0.png jpeg1.png jpeg2.png"),
@@ -65,10 +66,10 @@ def test_one_page_on_every_fault_at_once(tmp_path: Path, capsys: pytest.CaptureF
         for kind, (count, remedy, files) in expected.items():
             assert found[kind][0] == count and found[kind][1].startswith(remedy) and found[kind][2] == files
     assert head.startswith(
-        "train: 24 images, 13 of them cannot be used; 48 pixels high, 48 to 64 wide\nval: 2 images, 0"
+        "train: 25 images, 14 of them cannot be used; 48 pixels high, 48 to 64 wide\nval: 2 images, 0"
     )
     # It is one page: no line too long for a terminal, no remedy twice, and no path as long as the one of the folder.
     assert len(page.splitlines()) < 110 and max(map(len, page.splitlines())) <= 110
     assert page.count("export the mask anew") == 1 and page.count("and 2 more; --all names them") == 1
     assert page.count(str(tmp_path)) == 1
-    assert re.findall(r"^ ?(\d+)\. ", page, re.MULTILINE) == [str(number) for number in range(1, 18)]
+    assert re.findall(r"^ ?(\d+)\. ", page, re.MULTILINE) == [str(number) for number in range(1, 19)]
