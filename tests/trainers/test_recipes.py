@@ -137,6 +137,6 @@ def test_recipes_train(tmp_path: Path, recipe: str) -> None:
     last = load_checkpoint(tmp_path / "run" / "last.pt")
     names = vocabulary(LAYOUTS[config.data.dataset].vocabulary)
     assert last.iteration == 2 and last.class_names == names[len(config.data.ignore_classes) :]
-    assert last.vocabulary.unseen == config.data.unseen
+    assert last.vocabulary.unseen == config.data.unseen_names
     assert all(torch.isfinite(tensor).all() for tensor in last.model.values() if tensor.is_floating_point())
     assert last.config.data.mean == config.data.mean  # not CLIP's own
