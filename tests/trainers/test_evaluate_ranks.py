@@ -47,6 +47,7 @@ class Levels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.encoder = nn.Identity()
         self.sharpness = nn.Parameter(torch.ones(()))
         self.levels = LEVELS[::2]
 
