@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -88,6 +89,25 @@ def check_colours(*, image_mean: Sequence[float] | None, image_std: Sequence[flo
         fits = len(colour) == 3 and all(math.isfinite(value) for value in colour)
         if not fits or (name == "image_std" and min(colour) <= 0):
             raise ValueError(f"{name} must be three finite numbers, a standard deviation above 0, got {list(colour)}")
+
+
+def check_adapters(model: nn.Module) -> None:
+    """Checks that peft trains and saves each part of a model once.
+
+    Raises:
+        RuntimeError: if ``modules_to_save`` took a part, and a part of that, which would be saved untrained.
+    """
+    if "peft" not in sys.modules:
+        return
+    for name, module in model.named_modules():
+        own = {"original_module", "modules_to_save"}
+        if own < module._modules.keys():
+            *_, end = name.split(".")
+            inner = ", ".join(f"'{part}'" for part in module._modules if part not in own)
+            raise RuntimeError(
+                f"peft's modules_to_save=['{end}'] took {inner} in '{name}' too, as their names end alike, and would "
+                f"save it untrained; name the parts of '{name}' there instead"
+            )
 
 
 def refuse_torchscript() -> NoReturn:

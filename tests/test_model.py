@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from safetensors.torch import save_file
 
 import mtaclip_plugin as mta
 
@@ -211,7 +212,7 @@ def test_permuted_classes_give_permuted_logits() -> None:
     state = model.state_dict()
     rows = [*order, 3]
     for name in ("weight", "bias"):
-        key = f"decoder.mask_text_decoder.head.class_head.{name}"
+        key = f"decoder.tokens.head.class_head.{name}"
         state[key] = state[key][rows]
     permuted.load_state_dict(state)
     image = torch.randn(2, 3, 64, 64)
@@ -266,3 +267,37 @@ def test_labels_are_the_classes_of_the_highest_logits(options: dict[str, Any]) -
     logits = logits[0] if "aux_params" in options else logits
     assert labels.shape == (2, 50, 70) and labels.dtype == torch.int64
     assert torch.equal(labels, logits.argmax(1))
+
+
+def named_as_before(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights under the names that parts of the decoder had in earlier versions."""
+    names = {"decoder.pixels.": "decoder.pixel_decoder.", "decoder.tokens.": "decoder.mask_text_decoder."}
+    old = {}
+    for name, value in state.items():
+        for today, before in names.items():
+            name = name.replace(today, before)
+        old[name] = value
+    assert old.keys() != state.keys() and not any(today in name for name in old for today in names)
+    return old
+
+
+def test_weights_of_earlier_versions_load(tmp_path: Path) -> None:
+    model = build().eval()
+    image, old = torch.randn(1, 3, 50, 70), named_as_before(model.state_dict())
+    expected = model(image)
+    for holder in (lambda m: m, torch.nn.Sequential):
+        other = holder(build()).eval()
+        prefixed = {f"{'' if isinstance(other, mta.MTACLIP) else '0.'}{name}": value for name, value in old.items()}
+        other.load_state_dict(prefixed)
+        assert torch.equal(other(image), expected)
+    model.save_pretrained(tmp_path)
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(smp.from_pretrained(tmp_path)(image), expected)
+
+
+def test_weights_of_earlier_versions_for_another_number_of_classes_load_as_far_as_they_fit() -> None:
+    model, other = build(), build(classes=2, class_names=["cat", "dog"])
+    with pytest.warns(UserWarning, match=r"tokens\.head\.class_head.weight: torch.Size\(\[4, 64\]\) \(weights\)"):
+        other.load_state_dict(named_as_before(model.state_dict()), strict=False)
+    queries = (each.decoder.mask_text_decoder.mask_queries.weight for each in (model, other))
+    assert torch.equal(*queries)

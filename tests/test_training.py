@@ -79,7 +79,7 @@ def test_permuted_classes_leave_the_loss_as_it_was() -> None:
     permuted = build(class_names=[NAMES[k] for k in order])
     state = model.state_dict()
     for name in ("weight", "bias"):
-        key = f"decoder.mask_text_decoder.head.class_head.{name}"
+        key = f"decoder.tokens.head.class_head.{name}"
         state[key] = state[key][[*order, 3]]
     permuted.load_state_dict(state)
     images, labels = batch()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,9 +71,20 @@ class MTACLIPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
-        self.pixel_decoder = pixel_decoder
-        self.mask_text_decoder = mask_text_decoder
+        # Peft takes modules by the end of their names: "decoder" is to mean this one, and not those in it as well.
+        self.pixels = pixel_decoder
+        self.tokens = mask_text_decoder
         self.pixel_head = pixel_head
+
+    @property
+    def pixel_decoder(self) -> PixelDecoder:
+        """What makes mask features and memories; among the modules and weights it is ``pixels``."""
+        return self.pixels
+
+    @property
+    def mask_text_decoder(self) -> MaskTextDecoder:
+        """What makes predictions of them and of text; among the modules and weights it is ``tokens``."""
+        return self.tokens
 
     def forward(self, pyramid: Sequence[Tensor], text: Tensor | None, *, auxiliary: bool) -> DecoderOutput:
         """Decodes what ``self.pyramid`` made; the caller, who holds the encoder's maps, calls that one.
@@ -82,9 +94,30 @@ class MTACLIPDecoder(nn.Module):
             text: (P, K+1, T) text embeddings; ``None`` without text.
             auxiliary: whether to predict at every layer.
         """
-        features = self.pixel_decoder(pyramid)
-        predictions = self.mask_text_decoder(features, text, auxiliary=auxiliary)
+        features = self.pixels(pyramid)
+        predictions = self.tokens(features, text, auxiliary=auxiliary)
         pixel_logits = None
         if self.pixel_head is not None and text is not None:
             pixel_logits = self.pixel_head(features.mask_features, text)
         return DecoderOutput(predictions, features.mask_features, pixel_logits)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        renamed = present_names(state_dict, prefix)
+        state_dict.clear()  # torch gives a copy, and passes it on to the modules in this one
+        state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def present_names(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The weights under the names that they have today.
+
+    Args:
+        state_dict: of a decoder, or of what holds one.
+        prefix: what the names of the decoder's weights begin with.
+    """
+    former = {f"{prefix}pixel_decoder.": f"{prefix}pixels.", f"{prefix}mask_text_decoder.": f"{prefix}tokens."}
+    renamed = {}
+    for name, value in state_dict.items():
+        start = next((old for old in former if name.startswith(old)), "")
+        renamed[former.get(start, "") + name.removeprefix(start)] = value
+    return renamed

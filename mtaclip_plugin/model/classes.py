@@ -115,6 +115,7 @@ class NamedModel(ScoringModel):
         """
         if self.prompts is None:
             raise ValueError("the model was built without text: there is none to bake")
+        self._check_unwrapped()
         if isinstance(self.prompts, PromptLearner):
             text = self.prompts.encoded()
             self.prompts = bank_of(text, text)
@@ -125,8 +126,13 @@ class NamedModel(ScoringModel):
         with names_as_saved():
             return super()._from_pretrained(**options)
 
+    def _check_unwrapped(self) -> None:
+        if not isinstance(self.prompts, PromptLearner | EmbeddingBank | None):
+            raise ValueError("peft has wrapped the prompts: exchange names and text after merge_and_unload()")
+
     def _compare(self, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """The names, checked, and those of them that are not in the present list."""
+        self._check_unwrapped()
         if self.class_names is None:
             raise ValueError("the model's classes have no names to compare with; build it with class_names=[...]")
         if not isinstance(names, str):

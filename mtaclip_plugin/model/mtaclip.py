@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mtaclip_plugin.decoder import (
     PixelDecoderName,
     TextPositions,
     build_pixel_decoder,
+    present_names,
 )
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
 from mtaclip_plugin.inference import Classification, Scoring
@@ -261,6 +262,10 @@ class MTACLIP(SegmentingModel):
         self.text_centering = self._centering() if center_text else None
         self.scoring = scoring
         self._clip_masks = build_clip_masks(self, text)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Loads weights as smp does, those of earlier versions too."""
+        return super().load_state_dict(present_names(state_dict, "decoder."), **kwargs)
 
     def initialize(self) -> None:
         """Leaves the decoder as its parts initialised themselves; smp's way would undo the sampling offsets."""

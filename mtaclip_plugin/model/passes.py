@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base import ClassificationHead
 from torch import Tensor, nn
 
-from mtaclip_plugin.arguments import check_images, refuse_torchscript
+from mtaclip_plugin.arguments import check_adapters, check_images, refuse_torchscript
 from mtaclip_plugin.encoders import encode
 from mtaclip_plugin.inference import semantic_labels, semantic_logits
 from mtaclip_plugin.inference.clip_masks import ClipMasks
@@ -73,6 +73,8 @@ class SegmentingModel(NamedModel):
         """The last prediction; with ``auxiliary``, the ones before it come along."""
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             refuse_torchscript()
+        if self.training and not torch.compiler.is_compiling():
+            check_adapters(self)
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple

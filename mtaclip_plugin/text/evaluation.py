@@ -48,7 +48,8 @@ class TextHolder(SegmentationModel):
     def _warn_if_prompts_would_learn(self) -> None:
         if self._warned or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        if isinstance(self.prompts, PromptLearner) and self.prompts.contexts.requires_grad:
+        contexts = getattr(self.prompts, "contexts", None)  # a bank has none
+        if contexts is not None and contexts.requires_grad:
             self._warned = True
             _warn_caller(
                 "in evaluation mode the prompts learn nothing, but gradients are on: call model.train() before "

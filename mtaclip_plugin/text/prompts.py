@@ -32,6 +32,8 @@ class PromptLearner(WithFixedTensors):
             to put contexts for.
     """
 
+    encoder: SharedPrefixEncoder | None
+
     def __init__(
         self,
         tower: TextTower,
@@ -59,9 +61,8 @@ class PromptLearner(WithFixedTensors):
             _check_told_apart(tower, names, ids)
         self._fix(ids=ids, text=None, source=None)
         self.start = _find_placeholders(tower, ids[0], context_length)
-        self.encoder = None
-        if shared_prefix:
-            self.encoder = SharedPrefixEncoder.serving(tower, ids, self.start + context_length)
+        encoder = SharedPrefixEncoder.serving(tower, ids, self.start + context_length) if shared_prefix else None
+        object.__setattr__(self, "encoder", encoder)  # no module of this one: it has no state, and peft would copy it
         with torch.no_grad():
             context = torch.zeros(1, context_length, tower.width, device=tower.device)
             self.text_channels = tower.encode(ids[:1], context, self.start).shape[-1]
@@ -99,6 +100,8 @@ class PromptLearner(WithFixedTensors):
     def _move_fixed(self, move: Move) -> None:
         super()._move_fixed(move)
         self.tower.move(move)
+        if self.encoder is not None:
+            self.encoder._apply(move)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

@@ -203,7 +203,7 @@ def test_class_head_is_copied_for_the_same_classes_only(oracle, monkeypatch, opt
         monkeypatch.setattr(oracle.config, "id2label", dict(enumerate(labels)))
     report = load_mask2former(model, oracle)
     skipped = {entry.name: entry.reason for entry in report.skipped if entry.name != "encoder"}
-    heads = {f"decoder.mask_text_decoder.head.class_head.{kind}" for kind in ("weight", "bias")}
+    heads = {f"decoder.tokens.head.class_head.{kind}" for kind in ("weight", "bias")}
     assert skipped.keys() == (heads if reason else set())
     assert all(reason in text for text in skipped.values())
     assert torch.equal(model.decoder.mask_text_decoder.head.class_head.weight, before) == (reason is not None)
@@ -220,7 +220,7 @@ def test_text_parts_are_skipped_and_the_mask_path_is_copied(oracle) -> None:
 
 def test_projections_of_another_encoders_maps_are_skipped() -> None:
     report = load_mask2former(make_model(), make_oracle(embed_dim=32))
-    pixel_decoder = "decoder.pixel_decoder"
+    pixel_decoder = "decoder.pixels"
     assert {entry.name: entry.reason for entry in report.skipped[1:]} == {
         f"{pixel_decoder}.lateral.0.weight": "another encoder: (64, 32, 1, 1) there, (64, 64, 1, 1) here",
         f"{pixel_decoder}.input_projections.0.0.weight": "another encoder: (64, 256, 1, 1) there, (64, 512, 1, 1) here",
