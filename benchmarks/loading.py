@@ -14,7 +14,14 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from benchmarks.report import Section, benchmark_parser, report_folder, write_report
-from trainers.assemble import create_dataset, create_forward, create_model, create_vocabulary, resolve_statistics
+from trainers.assemble import (
+    create_dataset,
+    create_forward,
+    create_model,
+    create_vocabulary,
+    resolve_statistics,
+    resolve_unseen,
+)
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.options.config import Config
 from trainers.options.parsing import parse_config
@@ -50,6 +57,7 @@ def measure_wait(config: Config) -> Wait:
     Raises:
         UserError: The data or an option must be put right first.
     """
+    config = resolve_unseen(config)
     with user_errors():
         dataset = create_dataset(config.data, config.data.train_split)
         model = create_model(config, create_vocabulary(config, dataset.class_names))

@@ -13,7 +13,7 @@ from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.records import Costs
 from benchmarks.measure import count_flops, peak_bytes, time_in_turn
 from benchmarks.report import describe_machine
-from trainers.assemble import create_forward, create_model, create_vocabulary, resolve_statistics
+from trainers.assemble import create_forward, create_model, create_vocabulary, resolve_statistics, resolve_unseen
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import user_errors
 from trainers.options.config import Config
@@ -83,7 +83,7 @@ def measure_costs(configs: Mapping[str, Config], folder: Path, *, rounds: int) -
 
 
 def _create(config: Config, folder: Path) -> _Contender:
-    config = replace(config, train=replace(config.train, output=""))
+    config = resolve_unseen(replace(config, train=replace(config.train, output="")))
     train_set = usable_dataset(config.data, config.data.train_split, folder)
     val_set = usable_dataset(config.data, config.data.val_split, folder)
     with user_errors():
