@@ -42,10 +42,11 @@ class MTACLIP(SegmentingModel):
 
     Das, Hu, Jiang, Schiele: "MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment", ECCV 2024.
 
-    In training the prompts go through the text tower at every step; ``eval()`` and loading weights bring the text
-    embeddings up to date, which evaluation then uses without the tower. So call ``eval()`` on a copy whose weights
-    were changed in place, such as an exponential moving average, before evaluating it. In evaluation mode no
-    gradient reaches the prompts. For several devices use ``DistributedDataParallel``, not ``DataParallel``.
+    In training the prompts go through the text tower at every step, in evaluation only where the contexts are others
+    than when they last did: so a model whose weights are averaged or swapped evaluates with the text of those it has.
+    Graphs that are compiled or exported hold the text of the last ``eval()``: call it when weights have changed. In
+    evaluation mode no gradient reaches the contexts. For several devices use ``DistributedDataParallel``, not
+    ``DataParallel``.
 
     Args:
         encoder_name: an smp encoder; a timm model as ``tu-NAME``; ``"clip"`` for the image tower of the model that

@@ -76,6 +76,7 @@ class SegmentingModel(NamedModel):
         if self.training and not torch.compiler.is_compiling():
             check_adapters(self)
         check_images(x, channels=self._in_channels, dtype=self.decoder.mask_text_decoder.mask_queries.weight.dtype)
+        text = self._current_text()  # which may wait for a GPU: before that has work of this image
         height, width = x.shape[-2:]
         bottom, right = -height % self._size_multiple, -width % self._size_multiple
         padded = F.pad(x, (0, right, 0, bottom))
@@ -93,7 +94,6 @@ class SegmentingModel(NamedModel):
         )
         pyramid = self.decoder.pyramid(features)
         del features, padded  # of which the largest is not in the pyramid: it need not lie there while the decoder runs
-        text = self._current_text()
         decoded = self.decoder(pyramid, self._text_to_read(text), auxiliary=auxiliary)
         prediction = decoded.to_prediction((height, width), (height + bottom, width + right))
         if clip_masks is not None and text is not None:
