@@ -74,7 +74,8 @@ def mask_kept_as_bool(mask: Tensor, num_heads: int) -> AbstractContextManager[ob
     def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.dtype]:
         if tensor.shape == mask.shape and tensor.is_floating_point():
             return mask, tensor.dtype
-        return tensor
+        # Attention keeps its own output too, which as it is would hold the graph that holds it, until a backward pass.
+        return tensor.detach()
 
     def unpack(packed: Tensor | tuple[Tensor, torch.dtype]) -> Tensor:
         if isinstance(packed, Tensor):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import Tensor
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from mtaclip_plugin.decoder.heads import TextAlignmentHead
-from mtaclip_plugin.decoder.layers import Attention
+from mtaclip_plugin.decoder.layers import Attention, MaskTextDecoderLayer
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder, attention_mask
 from mtaclip_plugin.decoder.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder, PixelFeatures
 
@@ -182,3 +184,18 @@ def test_pixel_decoders_give_the_strides_of_their_maps(kind: type) -> None:
     output = kind(channels, 32)(maps)
     assert output.mask_features.shape == (2, 32, 16, 24)
     assert [tuple(m.shape[-2:]) for m in output.memories] == [(2, 3), (4, 6), (8, 12)]
+
+
+def test_a_graph_that_nobody_needs_any_more_is_freed() -> None:
+    layer = MaskTextDecoderLayer(64, 4, 32)
+    tokens, memory = torch.randn(2, 5, 64), torch.randn(2, 9, 64)
+    before = live_graph_tensors()
+    hidden = layer(tokens, torch.randn(5, 64), memory, memory, torch.ones(2, 1, 5, 9, dtype=torch.bool))
+    assert live_graph_tensors() > before
+    del hidden
+    assert live_graph_tensors() == before
+
+
+def live_graph_tensors() -> int:
+    gc.collect()
+    return sum(isinstance(thing, torch.Tensor) and thing.grad_fn is not None for thing in gc.get_objects())
