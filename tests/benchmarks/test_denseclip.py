@@ -174,7 +174,8 @@ def test_peers_keep_their_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smp, "create_model", lambda arch, **options: given.update(options) or nn.Identity())
     config = Config(model=ModelConfig(arch="upernet", encoder_weights=None))
     create_model(config, create_vocabulary(config, CLASS_NAMES))
-    assert given == {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None, "classes": len(CLASS_NAMES)}
+    encoder = {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None, "in_channels": 3}
+    assert given == encoder | {"classes": len(CLASS_NAMES)}
 
 
 @pytest.mark.parametrize("text_encoder", ["bank", "ViT-B-16", None])
