@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -32,7 +33,7 @@ class ImageTower:
     logit_scale: Tensor
 
 
-class ClipMasks:
+class ClipMasks(ABC):
     """Says which classes masks show; what the two ways of it have in common.
 
     It is no ``nn.Module`` on purpose: its owner's parameters, state dict and train mode are what is trained and
@@ -94,6 +95,7 @@ class ClipMasks:
         decoder = class_probabilities(prediction, scoring)
         return replace(prediction, clip_probabilities=self.ask(images, prediction, text, decoder, unpooled=unpooled))
 
+    @abstractmethod
     def ask(
         self,
         images: Tensor,
@@ -116,7 +118,6 @@ class ClipMasks:
             (B, Q, K) float32 probabilities of the classes; all are 1 for masks that the tower was not asked about,
             such as empty ones.
         """
-        raise NotImplementedError
 
     def encode(
         self, encoder: nn.Module, images: Tensor, image_size: Sequence[int]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
 
 
-class MaskPooling(nn.Module):
+class MaskPooling(nn.Module, ABC):
     """An open_clip image tower that embeds masks of an image instead of the image.
 
     It is the tower's own forward pass: all before the pooling once an image, all after it once a mask. So the mask
@@ -25,10 +26,11 @@ class MaskPooling(nn.Module):
         self.cell_size = cell_size
         self.image_size = image_size
 
+    @abstractmethod
     def unpooled(self, images: Tensor) -> Tensor:
         """What the tower makes of images (B, 3, H', W') before it pools, in a layout of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, unpooled: Tensor, shares: Tensor) -> Tensor:
         """Embeds masks.
 
@@ -40,7 +42,6 @@ class MaskPooling(nn.Module):
         Returns:
             (B, Q, T) embeddings, not normalised.
         """
-        raise NotImplementedError
 
 
 def average(tokens: Tensor, shares: Tensor) -> Tensor:
