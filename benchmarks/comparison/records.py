@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def load_record(path: Path) -> Record:
     return Record.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def save_json(value: Record | Costs, path: Path) -> None:
+def save_json(value: DataclassInstance, path: Path) -> None:
     """Writes a file that is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

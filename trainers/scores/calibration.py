@@ -66,12 +66,26 @@ class CalibrationCounts:
             cells = (left[valid] * num_classes + labels[valid]) * num_classes + best[valid]
             counts += torch.bincount(cells, minlength=counts.numel()).view_as(counts).cpu()
 
+    def __add__(self, other: CalibrationCounts) -> CalibrationCounts:
+        """The counts of the pixels of both, which have the same classes and calibrations."""
+        both = CalibrationCounts(len(self._untrained), self._untrained.nonzero().flatten().tolist(), self.calibrations)
+        both._counts = self._counts + other._counts
+        return both
+
     def confusions(self) -> Tensor:
         """(C, K, K) int64, one for each calibration; rows are labels, columns predictions."""
         trained, other = self._counts
         # The i-th calibration leaves pixels to their trained class that more than i calibrations do.
         left = trained.flip(0).cumsum(0).flip(0)[1:]
         return left + other.cumsum(0)[:-1]
+
+    def trained_alone(self) -> Tensor:
+        """(K, K) int64: the confusion of trained classes among themselves, on their pixels."""
+        return self._counts[0].sum(0) * ~self._untrained[:, None]
+
+    def untrained_alone(self) -> Tensor:
+        """(K, K) int64: the confusion of the classes that are not calibrated among themselves, on their pixels."""
+        return self._counts[1].sum(0) * self._untrained[:, None]
 
     def curve(self, unseen: Sequence[int]) -> tuple[CalibrationPoint, ...]:
         """The scores by calibration.

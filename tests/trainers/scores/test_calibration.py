@@ -58,3 +58,26 @@ def test_without_classes_of_one_sort_no_calibration_matters(untrained: tuple[int
     counts.update(scores, labels)
     expected = torch.bincount((labels * 3 + scores.argmax(1)).flatten(), minlength=9).view(3, 3)
     assert all(torch.equal(confusion, expected) for confusion in counts.confusions())
+
+
+def test_classes_of_one_sort_among_themselves() -> None:
+    scores, labels = torch.rand(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    labels[:, 2] = 255
+    counts = CalibrationCounts(5, UNTRAINED)
+    counts.update(scores, labels)
+    for counted, own in ((counts.untrained_alone(), (1, 4)), (counts.trained_alone(), (0, 2, 3))):
+        expected = torch.zeros(5, 5, dtype=torch.int64)
+        for image, truth in zip(scores, labels, strict=True):
+            for label, values in zip(truth.flatten().tolist(), image.flatten(1).T.tolist(), strict=True):
+                if label in own:
+                    expected[label, max(own, key=lambda k: values[k])] += 1
+        assert torch.equal(counted, expected)
+
+
+def test_the_sum_of_counts_has_the_pixels_of_both() -> None:
+    scores, labels = torch.rand(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    first, second, both = (CalibrationCounts(5, UNTRAINED) for _ in range(3))
+    first.update(scores[:1], labels[:1])
+    second.update(scores[1:], labels[1:])
+    both.update(scores, labels)
+    assert torch.equal((first + second).confusions(), both.confusions())
