@@ -56,7 +56,7 @@ def create_optimizer(
             "weight_decay": weight_decay if decays else 0.0,
         }
         groups.setdefault(group, options)["params"].append(parameter)
-    return AdamW([groups[name] for name in sorted(groups)])
+    return AdamW([groups[name] for name in sorted(groups)], fused=True)  # in a quarter of the time, or one launch
 
 
 def _undecayed_names(model: nn.Module) -> Iterator[str]:
