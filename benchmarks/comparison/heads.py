@@ -22,10 +22,23 @@ def with_head(config: Config, head: Head) -> Config:
     """
     if head not in HEADS:
         raise UserError(f"There is no head {head!r}; choose among {', '.join(HEADS)}.")
-    model = replace(config.model, arch=head)
     if head == "mask2former":
-        model = replace(config.model, arch="mtaclip", text_encoder=None)
-    return replace(config, model=model)
+        return without_text(replace(config, model=replace(config.model, arch="mtaclip")))
+    return replace(config, model=replace(config.model, arch=head))
+
+
+def without_text(config: Config) -> Config:
+    """The configuration of an "mtaclip" without text, nor what in losses and scores needs it."""
+    model = replace(
+        config.model,
+        text_encoder=None,
+        center_text=False,
+        classification="learned",
+        query_scores=1.0,
+        text_masks=0.0,
+        pixel_scores=0.0,
+    )
+    return replace(config, model=model, loss=replace(config.loss, text_mask_weight=0.0, pixel_weight=0.0))
 
 
 def with_encoder(config: Config, encoder: str) -> Config:

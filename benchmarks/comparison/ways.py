@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from benchmarks.comparison.heads import without_text
 from trainers.options.config import Config
 
 NO_TEXT: Final = "no text"
@@ -44,11 +45,7 @@ def denseclip(config: Config) -> Config:
 def no_text(config: Config) -> Config:
     """The same decoder without text, which knows seen classes alone; pixels of the others are void."""
     data = replace(config.data, unseen=(), ignore_classes=(*config.data.ignore_classes, *config.data.unseen_names))
-    model = replace(
-        config.model, text_encoder=None, classification="learned", query_scores=1.0, text_masks=0.0, pixel_scores=0.0
-    )
-    loss = replace(config.loss, text_mask_weight=0.0, pixel_weight=0.0)
-    return replace(config, data=data, model=model, loss=loss)
+    return without_text(replace(config, data=data))
 
 
 WAYS: Final[Mapping[str, Callable[[Config], Config]]] = {

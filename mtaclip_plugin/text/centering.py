@@ -11,7 +11,8 @@ class TextCentering(nn.Module):
     """``normalize(t - mean of the trained names' t)``, prompt by prompt.
 
     CLIP's embeddings of class names lie close together; centred, they are told apart from the first step on. The mean
-    is that of the last step of training, and what names that come later are centred on.
+    is that of the last step of training, and what names that come later are centred on. Like the statistics of a batch
+    norm it is a buffer: an average of weights takes buffers along, or is followed by ``torch.optim.swa_utils.update_bn``.
 
     Args:
         num_prompts: P.

@@ -26,6 +26,7 @@ QUICK = [
     *MTACLIP,
     "--data.dataset=kinds",
     "--model.classification=text",
+    "--model.center_text=true",
     "--model.text_masks=1",
     "--model.pixel_scores=1",
     "--loss.text_mask_weight=1",

@@ -110,7 +110,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All options; the default is the demo."""
+    """All options; the default is that of trainers/configs/shapes.yaml."""
 
     data: DataConfig = DataConfig()  # noqa: RUF009  it is frozen, as its neighbours
     """What is read, and how a training crop is made of it."""

@@ -14,7 +14,7 @@ from trainers.foundation.errors import require
 from trainers.options.config import Config
 from trainers.options.help_format import CommandLineHelp
 
-DEMO = Path(__file__).parents[1] / "configs" / "shapes.yaml"
+DEMO = Path(__file__).parents[1] / "configs" / "kinds.yaml"
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

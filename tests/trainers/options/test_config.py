@@ -18,8 +18,8 @@ CONFIGS = Path(__file__).parents[3] / "trainers" / "configs"
 
 
 def test_without_options_the_default_is_the_demo() -> None:
-    demo = parse_config(["--config", str(CONFIGS / "shapes.yaml")])
-    assert demo.data.dataset == "shapes" and parse_config([]) == demo
+    demo = parse_config(["--config", str(CONFIGS / "kinds.yaml")])
+    assert demo.data.dataset == "kinds" and parse_config([]) == demo
     assert parse_config(["--train.seed=7"]) == replace(demo, train=replace(demo.train, seed=7))
 
 
