@@ -21,7 +21,7 @@ from mtaclip_plugin.encoders import STRIDES, EncoderMaps, encode, find_maps
 from mtaclip_plugin.encoders.clip import ClipEncoder
 from mtaclip_plugin.encoders.plain_vit import PlainViT
 
-OUTPUT = Path("docs/ENCODERS.md")
+OUTPUT = Path("docs/encoders.md")
 SIDE = 512
 """Of the images whose operations are counted, in pixels."""
 

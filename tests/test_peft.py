@@ -1,4 +1,4 @@
-"""Adapters of peft: what the README says of them."""
+"""Adapters of peft: what the docs say of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 import mtaclip_plugin as mta
 from tests import test_model
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+TRAINING = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 VIT = "tu-deit_tiny_patch16_224"
 
 
@@ -24,8 +24,8 @@ def build(**options: Any) -> mta.MTACLIP:
 
 
 def named(kind: str) -> list[str]:
-    """The names that the README's table has of a kind."""
-    (row,) = re.findall(rf"^\| `{kind}` \| (.*) \|$", README, re.MULTILINE)
+    """The names that the table has of a kind."""
+    (row,) = re.findall(rf"^\| `{kind}` \| (.*) \|$", TRAINING, re.MULTILINE)
     return re.findall(r"`([^`]+)`", row)
 
 
@@ -49,7 +49,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"<!-- lora -->\n```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"<!-- lora -->\n```python\n(.*?)```", TRAINING, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     build().save_pretrained("runs/base")
     loader = [(torch.randn(2, 3, 32, 64), torch.randint(3, (2, 32, 64))) for _ in range(2)]

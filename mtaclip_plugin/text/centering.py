@@ -11,8 +11,9 @@ class TextCentering(nn.Module):
     """``normalize(t - mean of the trained names' t)``, prompt by prompt.
 
     CLIP's embeddings of class names lie close together; centred, they are told apart from the first step on. The mean
-    is that of the last step of training, and what names that come later are centred on. Like the statistics of a batch
-    norm it is a buffer: an average of weights takes buffers along, or is followed by ``torch.optim.swa_utils.update_bn``.
+    is that of the last step of training, and what names that come later are centred on. It is a buffer, as the
+    statistics of batch norms are: averages of weights take buffers along, or are followed by
+    ``torch.optim.swa_utils.update_bn``.
 
     Args:
         num_prompts: P.

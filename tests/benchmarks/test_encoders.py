@@ -59,9 +59,9 @@ def test_the_quick_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_table_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "ENCODERS", {"resnet18": {}})
-    monkeypatch.setattr(encoders, "OUTPUT", tmp_path / "ENCODERS.md")
+    monkeypatch.setattr(encoders, "OUTPUT", tmp_path / "encoders.md")
     encoders.main([])
-    text = (tmp_path / "ENCODERS.md").read_text()
+    text = (tmp_path / "encoders.md").read_text()
     assert "Written by `python -m benchmarks.encoders` with torch " in text and "narrowed" not in text
 
 
@@ -71,6 +71,6 @@ def test_an_encoder_that_is_not_refused_is_told() -> None:
 
 
 def test_the_written_table_is_of_the_present_list() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "ENCODERS.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
     assert list(rows(text)) == [*ENCODERS, *REFUSED]
     assert "Written by `python -m benchmarks.encoders` with " in text
