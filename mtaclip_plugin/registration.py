@@ -23,7 +23,16 @@ _RETIRED = {"decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode"}
 
 
 def register() -> None:
-    """Makes ``smp.create_model("mtaclip")``, ``smp.MTACLIP`` and ``smp.from_pretrained`` work; idempotent."""
+    """Makes ``smp.create_model("mtaclip")``, ``smp.MTACLIP`` and ``smp.from_pretrained`` work; idempotent.
+
+    Importing ``mtaclip_plugin`` calls it.
+
+    Example:
+        >>> import segmentation_models_pytorch as smp
+        >>> import mtaclip_plugin
+        >>> smp.MTACLIP is mtaclip_plugin.MTACLIP
+        True
+    """
     smp.MODEL_ARCHITECTURES_MAPPING["mtaclip"] = MTACLIP
     smp.MTACLIP = MTACLIP
 

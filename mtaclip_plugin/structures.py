@@ -27,6 +27,15 @@ class MaskPrediction:
             ``pixel_scores``. The predictions before the last have none: mask features are the same for all.
         clip_probabilities: (B, Q, K) what CLIP's image tower says each mask shows, all 1 where it says nothing;
             ``None`` unless the model has ``clip_masks``, and in training.
+
+    Example:
+        >>> import torch, mtaclip_plugin as mta
+        >>> model = mta.MTACLIP("resnet18", encoder_weights=None, classes=3, text_encoder=None, num_queries=5)
+        >>> prediction = model(torch.rand(1, 3, 64, 96), return_masks=True)
+        >>> prediction.class_logits.shape, prediction.mask_logits.shape
+        (torch.Size([1, 5, 4]), torch.Size([1, 5, 16, 24]))
+        >>> len(prediction.layers)  # before the first layer, and after each of nine
+        10
     """
 
     class_logits: Tensor

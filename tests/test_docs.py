@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import io
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+import mtaclip_plugin as mta
 from tests import test_model
 
 ROOT = Path(__file__).parents[1]
@@ -109,3 +112,18 @@ def test_the_exported_graph_of_the_page_gives_the_logits(tmp_path: Path, monkeyp
     (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.inference_mode():
         np.testing.assert_allclose(logits, model(image).numpy(), atol=1e-3, rtol=1e-3)
+
+
+MODULES = [module.name for module in pkgutil.walk_packages(mta.__path__, "mtaclip_plugin.")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("name", [*mta.__all__, "register"])
+def test_all_that_is_public_has_an_example(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(mta, name), name)
+    assert examples and examples[0].examples
+    assert name in (mta.__doc__ or "") or name == "register"

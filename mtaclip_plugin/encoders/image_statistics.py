@@ -24,6 +24,13 @@ class Preprocessing:
     Attributes:
         mean: of red, green and blue.
         std: of red, green and blue.
+
+    Example:
+        >>> import torch, mtaclip_plugin as mta
+        >>> colours = mta.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> image = torch.ones(3, 2, 2)
+        >>> ((image - torch.tensor(colours.mean).view(3, 1, 1)) / torch.tensor(colours.std).view(3, 1, 1)).max()
+        tensor(2.)
     """
 
     mean: Colour
@@ -43,6 +50,12 @@ def preprocessing(model: SegmentationModel) -> Preprocessing:
     Raises:
         ValueError: if the model takes other than three channels: nothing is known of them.
         ConnectionError: if smp's parameters could not be fetched.
+
+    Example:
+        >>> import mtaclip_plugin as mta
+        >>> model = mta.MTACLIP("tu-resnet18", encoder_weights=None, classes=3, text_encoder=None)
+        >>> mta.preprocessing(model)
+        Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     """
     config: dict[str, Any] = model.config
     if config["in_channels"] != 3:

@@ -54,6 +54,14 @@ def semantic_labels(prediction: MaskPrediction, scoring: Scoring | Classificatio
 
     Returns:
         (B, H, W) int64 class ids; for K = 1, whether the score is above 1/2, see ``scores_to_logits``.
+
+    Example:
+        >>> import torch, mtaclip_plugin as mta
+        >>> model = mta.MTACLIP("resnet18", encoder_weights=None, classes=3, text_encoder=None).eval()
+        >>> images = torch.rand(1, 3, 64, 96)
+        >>> labels = mta.semantic_labels(model(images, return_masks=True))
+        >>> torch.equal(labels, model(images).argmax(1))
+        True
     """
     sources = _Sources.of(prediction, as_scoring(scoring))
     if in_one_piece():

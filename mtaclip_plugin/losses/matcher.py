@@ -50,6 +50,13 @@ class HungarianMatcher(nn.Module):
     The cost of a query and a mask is the weighted sum of -softmax(class_logits) at the mask's class, and the
     binary cross-entropy and dice loss of the two masks at random points, which all queries, masks and
     predictions of an image share. Queries with NaN or infinite values are matched last.
+
+    Example:
+        >>> from mtaclip_plugin import HungarianMatcher, MTACLIPLoss
+        >>> MTACLIPLoss(num_points=256).matcher  # the loss has one of its own
+        HungarianMatcher()
+        >>> HungarianMatcher(class_cost=1.0, num_points=256).num_points
+        256
     """
 
     def __init__(

@@ -88,7 +88,15 @@ class SkippedWeight:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """The names of the parameters that have a new value, and those that do not, the encoder as one."""
+    """The names of the parameters that have a new value, and those that do not, the encoder as one.
+
+    Example:
+        >>> from mtaclip_plugin import ConversionReport
+        >>> from mtaclip_plugin.weights.mask2former import SkippedWeight
+        >>> report = ConversionReport(("decoder.mask_head.weight",), (SkippedWeight("encoder", "another one"),))
+        >>> [weight.name for weight in report.skipped]
+        ['encoder']
+    """
 
     copied: tuple[str, ...]
     skipped: tuple[SkippedWeight, ...]
@@ -117,6 +125,15 @@ def load_mask2former(model: MTACLIP, source: nn.Module | str | Path) -> Conversi
         ValueError: if sizes of the two differ, or ``source`` is no such model; the model is then unchanged.
         FileNotFoundError: if the folder lacks the configuration or the weights.
         ConnectionError: if the hub's files could not be fetched.
+
+    Example:
+        >>> import mtaclip_plugin as mta
+        >>> from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+        >>> theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(num_labels=3))
+        >>> model = mta.MTACLIP("resnet18", encoder_weights=None, classes=3, text_encoder=None)
+        >>> report = mta.load_mask2former(model, theirs)
+        >>> len(report.copied) > 200, report.skipped[0].name
+        (True, 'encoder')
     """
     config, state = read_source(source)
     _check_sizes(model, config)

@@ -1,16 +1,9 @@
 from __future__ import annotations
 
-import doctest
-
 import torch
 
-from mtaclip_plugin.losses import points, random_points, sample_features, sample_labels, uncertain_points
+from mtaclip_plugin.losses import random_points, sample_features, sample_labels, uncertain_points
 from tests.losses.reference import is_valid
-
-
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(points)
-    assert result.attempted >= 1 and result.failed == 0
 
 
 def test_random_points_follow_the_generator() -> None:

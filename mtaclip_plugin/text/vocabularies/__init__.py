@@ -22,6 +22,12 @@ class ZeroShotSplit:
     Attributes:
         seen: names of the classes that have labels in training, in the order of the label ids.
         unseen: names of those that have none, in the same order.
+
+    Example:
+        >>> import mtaclip_plugin as mta
+        >>> split = mta.zero_shot_split("coco_stuff")
+        >>> len(split.seen), len(split.unseen)
+        (156, 15)
     """
 
     seen: tuple[str, ...]
