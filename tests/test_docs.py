@@ -8,6 +8,7 @@ import importlib
 import io
 import pkgutil
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -112,6 +113,14 @@ def test_the_exported_graph_of_the_page_gives_the_logits(tmp_path: Path, monkeyp
     (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.inference_mode():
         np.testing.assert_allclose(logits, model(image).numpy(), atol=1e-3, rtol=1e-3)
+
+
+def test_the_example_of_another_head(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["swap_head.py", "--steps", "2"])
+    runpy.run_path(str(ROOT / "docs" / "examples" / "swap_head.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    assert len(re.findall(r"mean IoU of the 49 classes: [\d.]+ %", output)) == 3
+    assert re.search(r"of the 16: [\d.]+ %\n  plain red circle: [\d.]+ %", output)
 
 
 MODULES = [module.name for module in pkgutil.walk_packages(mta.__path__, "mtaclip_plugin.")]
