@@ -71,7 +71,7 @@ def test_the_summary_says_where_things_are(tmp_path: Path, capsys: pytest.Captur
     best = load_checkpoint(tmp_path / "run" / "best.pt")
     assert f"Best validation, after iteration {best.iteration}:" in out
     scores = best.validation.scores
-    assert re.search(rf"^mean{scores.coverage} +{scores.mean_iou:.4f}", out, re.MULTILINE)
+    assert re.search(rf"^mean{scores.coverage} +{100 * scores.mean_iou:.1f}", out, re.MULTILINE)
     for path in ("best.pt", "last.pt", "overlays"):
         assert str(tmp_path / "run" / path) in out
     assert f"tensorboard --logdir {tmp_path}" in out
@@ -160,7 +160,7 @@ def test_evaluate_repeats_the_validation(unet_run: Path, mtaclip_run: Path, caps
         assert report["mean_iou"] == pytest.approx(best.validation.scores.mean_iou, abs=1e-6)
         assert list(report["class_iou"]) == list(best.class_names)
         assert report["iteration"] == best.iteration and report["split"] == "val"
-        assert f"{best.validation.scores.pixel_accuracy:.4f}" in capsys.readouterr().out
+        assert f"{100 * best.validation.scores.pixel_accuracy:.1f}" in capsys.readouterr().out
 
 
 def test_evaluate_takes_another_split_and_file(unet_run: Path, tmp_path: Path) -> None:

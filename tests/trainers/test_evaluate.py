@@ -37,7 +37,7 @@ def test_images_are_evaluated_as_in_training_unless_told_otherwise(
     assert list(trained["class_boundary_iou"]) == list(trained["class_iou"])
     out = capsys.readouterr().out
     for name in ("mean_iou", "frequency_weighted_iou", "pixel_accuracy", "boundary_iou"):
-        assert 0 <= trained[name] <= 1 and f"{trained[name]:.4f}" in out
+        assert 0 <= trained[name] <= 1 and f"{100 * trained[name]:.1f}" in out
     assert trained["boundary_f_score"] is None  # the figures' outlines have no label
 
     whole = report_of(checkpoint, tmp_path / "b.json", "--eval.mode", "whole")

@@ -13,7 +13,7 @@ _SCORES = f"{'seen':>10}{'unseen':>10}{'harmonic':>10}"
 
 
 def format_search(candidates: Sequence[Candidate]) -> str:
-    """Each way at its best calibration, the curve of the best way, and the options that it takes.
+    """Each way at its best calibration, the curve of the best way, all in %, and the options that it takes.
 
     Args:
         candidates: The ways, the best first.
@@ -56,4 +56,4 @@ def best_options(candidate: Candidate) -> dict[str, Any]:
 
 def _line(point: CalibrationPoint) -> str:
     scores = (point.seen_mean_iou, point.unseen_mean_iou, point.harmonic_mean_iou)
-    return f"{point.calibration:<12g}" + "".join(f"{score:>10.4f}" for score in scores)
+    return f"{point.calibration:<12g}" + "".join(f"{100 * score:>10.1f}" for score in scores)

@@ -141,7 +141,7 @@ def segmentation_scores(
 
 
 def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str:
-    """The scores as a table for the terminal, one class a line, a dash for what no pixel counts in."""
+    """The scores as a table for the terminal, in %, one class a line, a dash for what no pixel counts in."""
     columns = (scores.class_iou, scores.class_boundary_iou, scores.class_boundary_f_score)
     means = (scores.mean_iou, scores.boundary_iou, scores.boundary_f_score)
     unseen = set() if scores.zero_shot is None else {class_names[label] for label in scores.zero_shot.unseen}
@@ -155,13 +155,13 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
         ("pixel accuracy", (scores.pixel_accuracy,)),
     ]
     width = max(len(name) for name, _ in [*rows, *totals])
-    head = f"{'class':<{width}}     IoU  boundary IoU  boundary F"
+    head = f"{'class, in %':<{width}}     IoU  boundary IoU  boundary F"
     rule = "-" * len(head)
     return "\n".join([head, rule, *(_line(width, *row) for row in rows), rule, *(_line(width, *row) for row in totals)])
 
 
 def _line(width: int, name: str, values: Sequence[float | None]) -> str:
-    texts = ["-" if known(value) is None else f"{value:.4f}" for value in values]
+    texts = ["-" if known(value) is None else f"{100 * value:.1f}" for value in values]
     return f"{name:<{width}}" + "".join(f"{text:>{column}}" for text, column in zip(texts, (8, 14, 12), strict=False))
 
 

@@ -105,17 +105,17 @@ def test_table_and_json() -> None:
     )
     names = ["sky", "striped blue square", "road"]
     assert format_scores(scores, names).splitlines() == [
-        "class                        IoU  boundary IoU  boundary F",
+        "class, in %                  IoU  boundary IoU  boundary F",
         "----------------------------------------------------------",
-        "sky                       0.7500        0.6250      0.2500",
-        "striped blue square       0.5000        0.3750           -",
+        "sky                         75.0          62.5        25.0",
+        "striped blue square         50.0          37.5           -",
         "road                           -             -           -",
         "----------------------------------------------------------",
-        "mean over 2 of 3 classes  0.6250        0.5000      0.2500",
-        "frequency-weighted        0.7000",
-        "pixel accuracy            0.9000",
+        "mean over 2 of 3 classes    62.5          50.0        25.0",
+        "frequency-weighted          70.0",
+        "pixel accuracy              90.0",
     ]
-    assert "\nmean                 0.6250" in format_scores(replace(scores, class_iou=(0.75, 0.5, 0.625)), names)
+    assert "\nmean                   62.5" in format_scores(replace(scores, class_iou=(0.75, 0.5, 0.625)), names)
     assert json.loads(json.dumps(scores.to_dict(names))) == {
         "mean_iou": 0.625,
         "frequency_weighted_iou": 0.7,

@@ -59,13 +59,15 @@ def test_the_table_marks_them_and_has_their_means() -> None:
     values = scores().zero_shot
     assert values is not None
     assert [line.split("  ")[0] for line in lines] == [
-        "class", lines[1], "sky", "sheep (unseen)", "car", "sofa (unseen)", lines[1], "mean over 3 of 4 classes",
+        "class, in %", lines[1], "sky", "sheep (unseen)", "car", "sofa (unseen)", lines[1], "mean over 3 of 4 classes",
         "mean of seen", "mean of unseen", "harmonic mean", "unseen among themselves", "frequency-weighted",
         "pixel accuracy",
     ]  # fmt: skip
-    assert lines[8].endswith(f"{values.seen_mean_iou:.4f}") and lines[9].endswith(f"{values.unseen_mean_iou:.4f}")
-    assert lines[10].endswith(f"{values.harmonic_mean_iou:.4f}")
-    assert lines[11].endswith(f"{values.unseen_alone_mean_iou:.4f}")
+    assert lines[8].endswith(f"{100 * values.seen_mean_iou:.1f}") and lines[9].endswith(
+        f"{100 * values.unseen_mean_iou:.1f}"
+    )
+    assert lines[10].endswith(f"{100 * values.harmonic_mean_iou:.1f}")
+    assert lines[11].endswith(f"{100 * values.unseen_alone_mean_iou:.1f}")
 
 
 def test_json_and_back() -> None:
