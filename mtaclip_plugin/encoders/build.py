@@ -45,7 +45,10 @@ def build_encoder(
         check_encoder_name(name)
     ignored = options.keys() - (set() if clip else {"output_stride"})
     if ignored and architecture is None:
-        raise ValueError(f"encoder '{name}' would ignore {sorted(ignored)}; only 'tu-' encoders take such options")
+        raise ValueError(
+            f"neither this model nor encoder '{name}' knows {sorted(ignored)}: leave out the options of another head; "
+            "those of a timm model are for 'tu-' encoders"
+        )
     if clip:
         return ClipEncoder(_image_tower(name, weights, visual), in_channels=in_channels, depth=depth)
     if architecture is not None and "swin" in architecture:

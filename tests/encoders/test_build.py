@@ -126,7 +126,7 @@ def test_unknown_names() -> None:
 def test_unknown_weights_and_ignored_options() -> None:
     with pytest.raises(ValueError, match="Wrong pretrained weights `imagenet22k`"):
         build_encoder("resnet18", weights="imagenet22k")
-    with pytest.raises(ValueError, match=r"'resnet18' would ignore \['drop_path_rate'\]"):
+    with pytest.raises(ValueError, match=r"nor encoder 'resnet18' knows \['drop_path_rate'\]: leave out"):
         build_encoder("resnet18", weights=None, drop_path_rate=0.1)
 
 

@@ -154,7 +154,7 @@ def test_what_has_no_image_tower_is_told() -> None:
         small_model("bank", text_embeddings=torch.rand(2, 8))
     with pytest.raises(ValueError, match="is timm's test_vit; choose encoder_name='tu-test_vit'"):
         small_model("tiny-timm")
-    with pytest.raises(ValueError, match=r"'clip' would ignore \['drop_path_rate'\]"):
+    with pytest.raises(ValueError, match=r"nor encoder 'clip' knows \['drop_path_rate'\]"):
         small_model("tiny-flat", drop_path_rate=0.1)
     with pytest.raises(ValueError, match=r"'imagenet' is neither a file nor a tag of 'RN50'.*'openai'"):
         small_model(None, "clip:RN50")

@@ -21,7 +21,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 def _parser(
     command: str = "python -m trainers.train",
-    purpose: str = "Trains a segmentation model; without --config and --data.dataset, the demo.",
+    purpose: str = "Trains a segmentation model; without --config and --data.dataset, the demo, whose options are in "
+    "trainers/configs/kinds.yaml and not the defaults below.",
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog=command,
