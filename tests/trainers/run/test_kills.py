@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from ignite.engine import Engine
 from torch import Tensor
 
 from tests.trainers.tiny_runs import MTACLIP, TINY, run_training
@@ -117,9 +118,9 @@ def test_a_stop_within_a_validation_makes_up_for_it(
     whole = load_checkpoint(run_training(tmp_path / "whole", *MTACLIP) / "last.pt")
     look = Validation._stop
 
-    def stop(validation: Validation) -> None:
+    def stop(validation: Validation, evaluator: Engine) -> None:
         validation.interruption.requested = saved_iteration(tmp_path / "cut") + 2 == at
-        look(validation)
+        look(validation, evaluator)
 
     monkeypatch.setattr(Validation, "_stop", stop)
     cut = load_checkpoint(run_training(tmp_path / "cut", *MTACLIP) / "last.pt")
