@@ -96,10 +96,15 @@ class JointDataset(SegmentationDataset):
             known=self._known[number],
         )
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """The part of the training's samples that comes from each set."""
+        weights = self.weights or [len(each) ** 0.5 for each in self.sets.values()]
+        return {name: weight / sum(weights) for name, weight in zip(self.sets, weights, strict=True)}
+
     def order(self, seed: int) -> SampleOrder:
         """The sets in turn by their weights, each set shuffled."""
-        lengths = [len(each) for each in self.sets.values()]
-        return WeightedOrder(lengths, self.weights or [length**0.5 for length in lengths], seed)
+        return WeightedOrder([len(each) for each in self.sets.values()], list(self.shares.values()), seed)
 
     def over(self, sets: Mapping[str, SegmentationDataset]) -> Self:
         """The same of other samples, which have the classes of the present ones."""

@@ -46,16 +46,16 @@ class WeightedOrder:
 
     Args:
         lengths: number of samples of each set.
-        weights: how often each set is drawn, beside the others.
+        shares: the part of the places that each set takes; their sum is 1.
         seed: what all draws derive from.
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], shares: Sequence[float], seed: int) -> None:
         self._starts = [sum(lengths[:number]) for number in range(len(lengths))]
         self._orders = [
             ShuffledOrder(length, derive_seed("order of a set", seed, number)) for number, length in enumerate(lengths)
         ]
-        self._ends = np.cumsum(weights) / np.sum(weights)
+        self._ends = np.cumsum(shares)
         self._seed = derive_seed("set", seed)
         self._sets: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._turns: NDArray[np.int64] = np.empty(0, dtype=np.int64)

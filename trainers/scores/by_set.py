@@ -50,13 +50,13 @@ def joint_class_names(sets: ScoresBySet) -> tuple[str, ...]:
 
 
 def mean_scores(sets: ScoresBySet) -> SegmentationScores:
-    """The mean over the sets of each score; of a class, over the sets that have it. Of an only set its own scores.
+    """The mean over the sets of each score; of a class, over the sets that have it. Of one set its own scores.
 
     Args:
         sets: each by its own classes; the result is of `joint_class_names`.
     """
-    if ONLY in sets:
-        return sets[ONLY].scores
+    if len(sets) == 1:
+        return next(iter(sets.values())).scores
     names = joint_class_names(sets)
 
     def mean(total: str) -> float:
