@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", help="File of the data sets, as the trainer's --data.sets.")
     options, config = parse_comparison(parser, arguments)
     if options.sets is None:
-        raise UserError("--sets FILE.yaml is missing: it lists the data sets, see trainers/configs/camvid_msrc_ccp.yaml.")
+        raise UserError(
+            "--sets FILE is missing: it lists the data sets, as trainers/configs/camvid_msrc_ccp.yaml does."
+        )
     config = replace(config, data=replace(config.data, sets=options.sets))
     study = Study("joint", "Several data sets as one", config, options)
     train_set = usable_dataset(config.data, config.data.train_split, study.folder)
