@@ -147,6 +147,15 @@ def test_a_model_of_one_data_set_is_evaluated_on_others(
     assert "trained on one alone: add --data.sets FILE" in line
 
 
+def test_a_model_without_names_is_evaluated_on_its_own_data_alone(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_training(tmp_path / "run", "--model.arch=fpn")
+    other = [f"--data.sets={sets}", f"--data.root={sets.parent}"]
+    line = failure(evaluate.main, [f"--checkpoint={folder / 'last.pt'}", *other], capsys)
+    assert "names of their own, which this fpn cannot take" in line
+
+
 def test_a_bank_may_have_more_names_in_any_order(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

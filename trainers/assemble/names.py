@@ -13,7 +13,7 @@ from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.batch import IGNORE_INDEX
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, require
-from trainers.models import has_text
+from trainers.models import has_text, is_mtaclip
 from trainers.run.checkpoints import Checkpoint
 from trainers.text.text_bank import ENCODER, embed_sentences
 
@@ -71,10 +71,15 @@ def set_vocabulary(checkpoint: Checkpoint, names: Sequence[str], bank: Tensor | 
         bank: Their text; ``None`` to make what is missing, see `rename`.
 
     Raises:
-        UserError: See `rename`.
+        UserError: The model takes no names; or see `rename`.
         ValueError: See `rename`.
         ModuleNotFoundError: See `rename`.
     """
+    model = checkpoint.config.model
+    require(
+        is_mtaclip(model.arch) or has_text(model.arch, model.text_encoder),
+        f"Data sets are evaluated by names of their own, which this {model.arch} cannot take; leave out --data.sets.",
+    )
     present = {fold_name(name): name for name in checkpoint.class_names}
     known = [present[name] for name in map(fold_name, names) if name in present]
     if bank is None and len(known) == len(names):
