@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from trainers.assemble import (
     create_dataset,
     create_forward,
     create_model,
+    create_sets,
     create_vocabulary,
     resolve_statistics,
     resolve_unseen,
@@ -45,7 +46,8 @@ from trainers.run.progress import Progress
 from trainers.run.resume import check_resumable, with_found_out
 from trainers.run.summary import summarize
 from trainers.run.training import Training, create_training
-from trainers.run.validation import Validation
+from trainers.run.validation import Look, Validation
+from trainers.scores.by_set import ONLY
 
 
 def train(config: Config) -> None:
@@ -63,7 +65,7 @@ def train(config: Config) -> None:
     with user_errors():
         resumed = find_checkpoint(folder, config.train)
         train_set = create_dataset(config.data, config.data.train_split)
-        val_set = create_dataset(config.data, config.data.val_split)
+        val_sets = create_sets(config.data, config.data.val_split)
         vocabulary = create_vocabulary(config, train_set.class_names)
         if resumed:
             check_resumable(resumed, folder, config, vocabulary.class_names)
@@ -75,11 +77,7 @@ def train(config: Config) -> None:
             vocabulary.named(model, vocabulary.class_names)  # or what is wrong with them is told much later
         # Last of all, since it can take long: what else is wrong should be told at once.
         train_set = check(train_set, config.data.train_split, config, learned=vocabulary.seen)
-        val_set = check(val_set, config.data.val_split, config, learned=())
-        if len(val_set) < idist.get_world_size():
-            raise ValueError(
-                f"The {len(val_set)} validation images are too few for {idist.get_world_size()} processes; start fewer."
-            )
+        val_sets = {name: check_validation(each, name, config) for name, each in val_sets.items()}
         config = with_found_out(config, resumed) if resumed else resolve_statistics(config, model, train_set)
         forward = create_forward(model, config)
         start = resumed.iteration if resumed else 0
@@ -88,9 +86,9 @@ def train(config: Config) -> None:
         forward.model.load_state_dict(resumed.model)
         training.load(resumed)
     with Interruption() as interruption, run_failures(folder):
-        progress = create_progress(config, forward, training, val_set, vocabulary, interruption, resumed)
+        progress = create_progress(config, forward, training, val_sets, vocabulary, interruption, resumed)
         if first:
-            print(describe(config, forward, vocabulary, len(train_set), len(val_set)), flush=True)
+            print(describe(config, forward, vocabulary, len(train_set), sum(map(len, val_sets.values()))), flush=True)
             (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         training.trainer.add_event_handler(Events.ITERATION_COMPLETED, progress)
         if resumed:
@@ -102,7 +100,7 @@ def train(config: Config) -> None:
     if first and progress.stopped:
         print(f"Stopped after iteration {training.trainer.state.iteration}; the same command goes on from there.")
     elif first:
-        print(summarize(load_checkpoint(folder / BEST), folder, val_set))
+        print(summarize(load_checkpoint(folder / BEST), folder, val_sets))
 
 
 def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
@@ -138,11 +136,26 @@ def check(dataset: SegmentationDataset, split: str, config: Config, *, learned: 
     )
 
 
+def check_validation(dataset: SegmentationDataset, name: str, config: Config) -> SegmentationDataset:
+    """The part of the validation images of a data set, by its name, that can be used.
+
+    Raises:
+        ValueError: See `check`; or there are fewer images than processes.
+        OSError: See `check`.
+    """
+    split = config.data.val_split if name == ONLY else f"{config.data.val_split} of {name}"
+    dataset = check(dataset, split, config, learned=())
+    if len(dataset) < idist.get_world_size():
+        which = "validation images" if name == ONLY else f"validation images of {name}"
+        raise ValueError(f"The {len(dataset)} {which} are too few for {idist.get_world_size()} processes; start fewer.")
+    return dataset
+
+
 def create_progress(
     config: Config,
     forward: Forward,
     training: Training,
-    val_set: SegmentationDataset,
+    val_sets: Mapping[str, SegmentationDataset],
     vocabulary: Vocabulary,
     interruption: Interruption,
     resumed: Checkpoint | None,
@@ -150,31 +163,35 @@ def create_progress(
     """Builds what follows a step: validation, checkpoints, and what the first process writes down."""
     folder, rank = Path(config.train.output), idist.get_rank()
     evaluated = forward if training.average is None else create_forward(training.average, config)
-    evaluator = Evaluator(evaluated, vocabulary)
+    looks = {
+        name: Look(
+            Evaluator(evaluated, vocabulary.of(dataset.class_names)),
+            create_eval_loader(
+                dataset,
+                batch_size=max(1, config.train.batch_size // idist.get_world_size()),
+                num_workers=config.data.num_workers,
+                rank=rank,
+                world_size=idist.get_world_size(),
+            ),
+        )
+        for name, dataset in val_sets.items()
+    }
     logbook, bar = None, None
     if rank == 0:
         start = training.trainer.state.iteration
         logbook = Logbook(
             folder,
-            class_names=vocabulary.class_names,
             overlays=config.train.overlays,
-            unseen=vocabulary.unseen_ids,
             bands=config.data.shown_bands,
             start_iteration=start,
         )
         logbook.log_config(config_to_yaml(config))
-        logbook.attach(training.trainer, evaluator)
-        bar = attach_progress_bars(training.trainer, evaluator)
+        evaluators = {name: look.evaluator for name, look in looks.items()}
+        logbook.attach(training.trainer, evaluators)
+        bar = attach_progress_bars(training.trainer, evaluators)
     validation = Validation(
         forward=evaluated,
-        evaluator=evaluator,
-        loader=create_eval_loader(
-            val_set,
-            batch_size=max(1, config.train.batch_size // idist.get_world_size()),
-            num_workers=config.data.num_workers,
-            rank=rank,
-            world_size=idist.get_world_size(),
-        ),
+        looks=looks,
         interruption=interruption,
         logbook=logbook,
         bar=bar,
@@ -202,9 +219,11 @@ def create_progress(
 def describe(config: Config, forward: Forward, vocabulary: Vocabulary, train_length: int, val_length: int) -> str:
     """What is about to be trained; says so where the class names carry no meaning."""
     model = config.model
-    unseen = f", {len(vocabulary.unseen)} of them unseen in training" if vocabulary.unseen else ""
+    which = f", {len(vocabulary.unseen)} of them unseen in training" if vocabulary.unseen else ""
+    if config.data.joint_sets:
+        which = f" of {', '.join(one.name for one in config.data.joint_sets)}"
     text = (
-        f"{model.arch} on {model.encoder_name}: {len(vocabulary.class_names)} classes{unseen}, {train_length} training "
+        f"{model.arch} on {model.encoder_name}: {len(vocabulary.class_names)} classes{which}, {train_length} training "
         f"and {val_length} validation images, {forward.device} in {str(forward.dtype).removeprefix('torch.')}"
     )
     if idist.get_world_size() > 1:

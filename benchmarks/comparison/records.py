@@ -41,7 +41,8 @@ class Record:
         encoder: name of its encoder and of the weights that it started with.
         seed: of everything random in it.
         scores: those after the last step; no checkpoint is picked by its scores.
-        evaluations: other scores of the same weights by name, e.g. of another classification.
+        evaluations: other scores of the same weights by name, e.g. of another classification, or on one of several
+            data sets.
         curve: (iteration, mean IoU) of each validation.
         config: YAML of all options.
         machine: that trained, in words.

@@ -148,7 +148,9 @@ def _train(trial: Trial, folder: Path, run: Path, *, keep: bool) -> Record:
             checkpoint = load_checkpoint(run / LAST)
             if checkpoint.validation.iteration < config.train.iterations:
                 raise StoppedError(f"{trial.contender} was stopped; the same command goes on with it.")
-            evaluations = _evaluations(checkpoint) if trial.every_classification else {}
+            sets = checkpoint.validation.sets
+            evaluations = {name: _named(one.scores, one.class_names) for name, one in sets.items()}
+            evaluations |= _evaluations(checkpoint) if trial.every_classification else {}
         except Exception:
             traceback.print_exc()  # of which the comparison shows the last line
             raise

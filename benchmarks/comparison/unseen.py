@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from mtaclip_plugin import MTACLIP
-from trainers.evaluate import prepare
+from trainers.assemble import prepare
 from trainers.foundation.errors import reading
 from trainers.run.checkpoints import Checkpoint
 from trainers.scores.calibration import CalibrationCounts, CalibrationPoint

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_choice, check_weights
 from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
-from mtaclip_plugin.losses.known import check_known, labelled_shares, own_shares, without_unknown
+from mtaclip_plugin.losses.known import check_known, labelled_shares, without_unknown
 from mtaclip_plugin.losses.masks import mask_losses
 from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher
 from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
@@ -177,8 +177,8 @@ class MTACLIPLoss(nn.Module):
                 this process; this batch's own if ``None``. The mean over all processes is taken here.
             known: (B, K) bool, which classes each image is annotated for; all if ``None``. What is predicted for the
                 others changes nothing: they are in no softmax, no cost and no mask that must be empty. A query that
-                is matched with nothing is "none" as far as its mask lies on labelled pixels (:func:`labelled_shares`),
-                and with ``by_class`` not at all where its class is unknown.
+                is matched with nothing is "none" as far as its mask lies on labelled pixels, which are of no unknown
+                class (:func:`labelled_shares`); with ``by_class`` one of a known class is "none" altogether.
 
         Returns:
             "{i}/class", "{i}/mask", "{i}/dice", with text "{i}/contrastive", with ``absent_mask_weight`` "{i}/absent",
@@ -221,10 +221,9 @@ class MTACLIPLoss(nn.Module):
                 generator=generator,
             )
             shares = None
-            if known is not None and isinstance(self.matcher, ClassMatcher):
-                shares = own_shares(labels, known)
-            elif known is not None:
-                shares = labelled_shares(layers, targets, labels, known, self.num_points, generator)
+            if known is not None:
+                by_class = isinstance(self.matcher, ClassMatcher)
+                shares = labelled_shares(layers, targets, labels, known, self.num_points, generator, by_class=by_class)
             for index, layer in enumerate(layers):
                 name, layer_labels = str(first + index), labels[index].flatten()
                 layer_shares = None if shares is None else shares[index].flatten()

@@ -55,22 +55,6 @@ def without_unknown(layers: Sequence[MaskPrediction], known: Tensor) -> list[Mas
     return [left_out(layer) for layer in layers]
 
 
-def own_shares(labels: Tensor, known: Tensor) -> Tensor:
-    """How far the labels of queries are the truth where query k is that of class k.
-
-    Of a query of an unknown class nothing is said; any other one that is matched with nothing is absent for certain.
-
-    Args:
-        labels: (S, B, Q) class of each query, K for "none".
-        known: (B, K) bool.
-
-    Returns:
-        (S, B, Q), 0 or 1.
-    """
-    others = labels.shape[2] - known.shape[1]
-    return F.pad(known, (0, others), value=True).float().expand(labels.shape)
-
-
 @torch.no_grad()
 def labelled_shares(
     layers: Sequence[MaskPrediction],
@@ -79,11 +63,14 @@ def labelled_shares(
     known: Tensor,
     num_points: int,
     generator: PointSource = None,
+    *,
+    by_class: bool = False,
 ) -> Tensor:
     """How far the labels of queries are the truth: of "none", the share of the query's mask that lies on labels.
 
     What lies under the rest of its mask may be of a class that the image is not annotated for. In an image that is
-    annotated for all classes, "none" is the truth wherever the mask lies.
+    annotated for all classes, "none" is the truth wherever the mask lies; so it is of a query that can be of one class
+    alone, which the image is annotated for.
 
     Args:
         layers: S predictions that share their mask features.
@@ -92,6 +79,7 @@ def labelled_shares(
         known: (B, K) bool.
         num_points: random points at which shares are taken.
         generator: source of the points; see ``PointSource``.
+        by_class: whether query k can be of class k alone.
 
     Returns:
         (S, B, Q) in [0, 1].
@@ -106,4 +94,6 @@ def labelled_shares(
     on_labels = (masks @ sampled.valid.to(masks.dtype)[:, :, None]).squeeze(3)
     shares = on_labels / masks.sum(3).clamp(min=torch.finfo(masks.dtype).tiny)
     certain = (labels != known.shape[1]) | known.all(1)[:, None]
+    if by_class:
+        certain |= F.pad(known, (0, labels.shape[2] - known.shape[1]), value=True)
     return torch.where(certain, 1, shares)

@@ -14,8 +14,7 @@ from benchmarks.comparison.trials import Trial
 from benchmarks.comparison.unseen import SourceScores, UnseenScores, load_unseen_scores, score_sources
 from benchmarks.comparison.ways import NO_TEXT, WAYS
 from tests.trainers.tiny_runs import MTACLIP, TINY, failure
-from trainers import evaluate
-from trainers.assemble import resolve_unseen
+from trainers.assemble import prepare, resolve_unseen
 from trainers.options.config import Config
 from trainers.options.parsing import parse_config
 from trainers.run.checkpoints import load_checkpoint
@@ -102,7 +101,7 @@ def test_what_a_source_says_alone_is_what_an_evaluation_says(output: Path) -> No
         "queries, per name": {"text_masks": 0.0, "pixel_scores": 0.0, "classification": "per_name"},
     }
     for source, scoring in ways.items():
-        found = evaluate.prepare(checkpoint, root=None, split=None, device="cpu", scoring=scoring).scores().zero_shot
+        found = prepare(checkpoint, root=None, split=None, device="cpu", scoring=scoring).scores().zero_shot
         assert found is not None
         point = scores[source].curve[0]
         named = [point.seen_mean_iou, point.unseen_mean_iou, point.harmonic_mean_iou]

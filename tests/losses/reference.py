@@ -145,10 +145,9 @@ def reference_terms(
             for q in range(queries):
                 label = label_of.get(q, none)
                 weight = weights[label]
-                if label == none and not all(known[b]):
-                    weight *= (
-                        (q >= none or known[b][q]) if by_class else share(masks[q].detach(), share_points[b], ignored)
-                    )
+                absent_for_certain = all(known[b]) or (by_class and (q >= none or known[b][q]))
+                if label == none and not absent_for_certain:
+                    weight *= share(masks[q].detach(), share_points[b], ignored)
                 place = columns[b].index(label)
                 class_sum = class_sum - weight * layer.class_logits[b, q, columns[b]].log_softmax(0)[place]
                 if layer.text_logits is not None:

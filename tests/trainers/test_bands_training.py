@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from tests.trainers.tiny_runs import MTACLIP, failure
-from trainers import assemble, check_data, evaluate, predict, train
-from trainers.assemble import create_forward, restore_model
+from trainers import check_data, evaluate, predict, train
+from trainers.assemble import create_forward, forward, restore_model
 from trainers.data.reader import ImageReader
 from trainers.models import build_model
 from trainers.report.pictures import visible
@@ -102,7 +102,7 @@ def test_a_run_goes_on_bit_for_bit_and_measures_nothing_again(
     half = load_checkpoint(folder / "previous.pt")
     assert half.iteration == 2
     shutil.copy(folder / "previous.pt", tmp_path / "last.pt")
-    monkeypatch.setattr(assemble, "band_statistics", None)
+    monkeypatch.setattr(forward, "band_statistics", None)
     run(data, tmp_path, "--data.channels=4")
     whole, resumed = (load_checkpoint(path / "last.pt") for path in (folder, tmp_path))
     assert resumed.validation == whole.validation

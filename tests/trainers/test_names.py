@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.trainers.tiny_runs import MTACLIP, failure, run_training, write_folder
-from trainers import assemble, evaluate, predict
-from trainers.assemble import create_dataset, create_forward, rename, restore_model
+from trainers import evaluate, predict
+from trainers.assemble import create_dataset, create_forward, names, rename, restore_model
 from trainers.foundation.errors import UserError
 from trainers.run.checkpoints import load_checkpoint
 from trainers.text.text_bank import ENCODER
@@ -67,7 +67,7 @@ def scores_of(checkpoint: Path, output: Path, *options: str) -> dict[str, Any]:
 def test_prediction_looks_for_other_names(
     runs: dict[str, Path], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble, "embed_sentences", embed)
+    monkeypatch.setattr(names, "embed_sentences", embed)
     found, page = predicted(runs[text], tmp_path, "--names", "c, b,d")
     checkpoint = load_checkpoint(runs[text])
     model = restore_model(checkpoint)
@@ -84,7 +84,7 @@ def test_prediction_looks_for_other_names(
 def test_names_that_a_bank_has_need_no_encoder(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble, "embed_sentences", lambda _: pytest.fail("nothing needs to be embedded"))
+    monkeypatch.setattr(names, "embed_sentences", lambda _: pytest.fail("nothing needs to be embedded"))
     for text in ("unknown", "sentences"):
         plain, _ = predicted(runs[text], tmp_path / text)
         turned, _ = predicted(runs[text], tmp_path / f"{text} turned", "--names=B,a")  # case says nothing
@@ -101,7 +101,7 @@ def test_names_come_from_a_file(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_evaluation_renames_the_classes(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(assemble, "embed_sentences", embed)
+    monkeypatch.setattr(names, "embed_sentences", embed)
     plain = scores_of(runs["sentences"], tmp_path)
     same = scores_of(runs["sentences"], tmp_path, "--names=a,b")
     assert same["class_iou"] == plain["class_iou"] and same["names"] == ["a", "b"]

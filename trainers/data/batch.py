@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainers.data.orders import SampleOrder, ShuffledOrder
+
 IGNORE_INDEX: Final = 255
 """The label of pixels that no loss and no metric looks at."""
 FULL_SCALE: Final = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
@@ -25,11 +27,13 @@ class Sample:
         image: (C,H,W) uint8, uint16 or float32: red, green and blue, or any bands.
         label: (H,W) int64, class ids or ``IGNORE_INDEX``.
         name: what messages and written files call the sample.
+        known: (K,) bool, the classes that the sample is annotated for; ``None`` for all.
     """
 
     image: Tensor
     label: Tensor
     name: str
+    known: Tensor | None = None
 
 
 class SegmentationDataset(Dataset[Sample], ABC):
@@ -40,6 +44,10 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of samples."""
+
+    def order(self, seed: int) -> SampleOrder:
+        """In which order training sees the samples."""
+        return ShuffledOrder(len(self), seed)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Batch:
         names: the B samples' names.
         sizes: the B samples' own (height, width), before the padding.
         dtypes: what the B images were stored as, where that is known.
+        known: (B,K) bool, the classes that each image is annotated for; ``None`` for all.
     """
 
     images: Tensor
@@ -59,6 +68,7 @@ class Batch:
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     dtypes: tuple[torch.dtype, ...] = ()
+    known: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move the tensors to ``device``."""
@@ -66,11 +76,13 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
+            known=None if self.known is None else self.known.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Batch:
         """Copy the tensors into page-locked memory; the data loader calls this by its name."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        known = None if self.known is None else self.known.pin_memory()
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), known=known)
 
 
 def unit_values(images: Tensor) -> Tensor:
@@ -93,10 +105,12 @@ def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -
         images[i, :, :h, :w] = sample.image
         images[i].div_(FULL_SCALE[sample.image.dtype])
         labels[i, :h, :w] = sample.label
+    known = [sample.known for sample in samples if sample.known is not None]
     return Batch(
         images=images,
         labels=labels,
         names=tuple(sample.name for sample in samples),
         sizes=sizes,
         dtypes=tuple(sample.image.dtype for sample in samples),
+        known=torch.stack(known) if known else None,
     )

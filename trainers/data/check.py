@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -15,10 +16,12 @@ import numpy as np
 
 from trainers.data.absent import find_absent
 from trainers.data.batch import SegmentationDataset
-from trainers.data.class_selection import ClassSelection, on_disk
+from trainers.data.class_selection import on_disk
 from trainers.data.findings import BadSample, read_once
+from trainers.data.joint import JointDataset
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.problems import Problem, one_line_each
+from trainers.data.relabelled import Relabelled
 from trainers.foundation.processes import from_first_process
 
 CHECKED_FILE = "checked_data.txt"
@@ -53,11 +56,13 @@ def check_before_training(
         ValueError: a sample is bad and ``on_error`` is "stop", or all are; or fewer than two classes are to be learned.
         OSError: the folder cannot be written to.
     """
-    if isinstance(dataset, ClassSelection):  # whatever is selected of them, it is the same files that are read
-        usable = check_before_training(
-            dataset.dataset, split=split, folder=folder, on_error=on_error, num_workers=num_workers, learned=learned
+    check = partial(check_before_training, folder=folder, on_error=on_error, num_workers=num_workers)
+    if isinstance(dataset, Relabelled):  # whatever their classes are, it is the same files that are read
+        return dataset.over(check(dataset.dataset, split=split, learned=dataset.sources(learned)))
+    if isinstance(dataset, JointDataset):
+        return dataset.over(
+            {name: check(each, split=f"{split} of {name}", learned=learned) for name, each in dataset.sets.items()}
         )
-        return ClassSelection(usable, dataset.class_names)
     if not isinstance(dataset, PairDataset):
         return dataset
     print_remarks(dataset)

@@ -8,53 +8,35 @@ from typing import Final
 
 import torch
 
-from trainers.data.batch import IGNORE_INDEX, Sample, SegmentationDataset
+from trainers.data.batch import IGNORE_INDEX, SegmentationDataset
 from trainers.data.pairs import PairDataset
+from trainers.data.relabelled import Relabelled, lookup
 
 HINT_NAMES: Final = 20
 """Classes that a sentence about an unknown one lists; of more, it names the nearest alone."""
 
 
-class ClassSelection(SegmentationDataset):
-    """A dataset with some of its classes, whose ids count from 0 in their order; the pixels of all others are ignored.
-
-    Args:
-        dataset: the samples.
-        class_names: names of classes that it has.
-    """
-
-    def __init__(self, dataset: SegmentationDataset, class_names: Sequence[str]) -> None:
-        self.dataset = dataset
-        self.class_names = list(class_names)
-        self._selected = selection_table(dataset.class_names, class_names)
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample."""
-        sample = self.dataset[index]
-        return Sample(image=sample.image, label=self._selected[sample.label], name=sample.name)
-
-
 def selection_table(class_names: Sequence[str], selected: Sequence[str]) -> torch.Tensor:
     """(256,) int64: of each class id its place among the selected classes, else ``IGNORE_INDEX``."""
-    table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
-    for place, name in enumerate(selected):
-        table[class_names.index(name)] = place
-    return table
+    places = {name: place for place, name in enumerate(selected)}
+    return lookup([places.get(name, IGNORE_INDEX) for name in class_names])
 
 
 def on_disk(dataset: SegmentationDataset) -> PairDataset | None:
     """The pairs of files that a dataset reads, whatever classes are selected of them; ``None`` for a generated one."""
-    whole = dataset.dataset if isinstance(dataset, ClassSelection) else dataset
-    return whole if isinstance(whole, PairDataset) else None
+    while isinstance(dataset, Relabelled):
+        dataset = dataset.dataset
+    return dataset if isinstance(dataset, PairDataset) else None
 
 
 def select_classes(dataset: SegmentationDataset, class_names: Sequence[str]) -> SegmentationDataset:
-    """The dataset with these of its classes alone; itself, if these are all."""
-    return dataset if dataset.class_names == list(class_names) else ClassSelection(dataset, class_names)
+    """The dataset with these of its classes alone; itself, if these are all.
+
+    Their ids count from 0 in their order; the pixels of all others are ignored.
+    """
+    if dataset.class_names == list(class_names):
+        return dataset
+    return Relabelled(dataset, class_names, selection_table(dataset.class_names, class_names))
 
 
 def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option: str) -> list[str]:
@@ -70,7 +52,7 @@ def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option
     """
     for name in left_out:
         if name not in class_names:
-            raise ValueError(f"{option} has '{name}', which is no class of the dataset; {_hint(name, class_names)}")
+            raise ValueError(no_such_class(name, class_names, option=option))
     if len(set(left_out)) < len(left_out):
         twice = next(name for name in left_out if left_out.count(name) > 1)
         raise ValueError(f"{option} has '{twice}' twice; name each class once.")
@@ -82,8 +64,10 @@ def names_without(class_names: Sequence[str], left_out: Sequence[str], *, option
     return rest
 
 
-def _hint(name: str, class_names: Sequence[str]) -> str:
-    if len(class_names) <= HINT_NAMES:
-        return f"it has {', '.join(class_names)}."
+def no_such_class(name: str, class_names: Sequence[str], *, option: str) -> str:
+    """What is said of a name in an option that is no class of a dataset."""
     close = difflib.get_close_matches(name, class_names, n=1, cutoff=0)
-    return f"the nearest of its {len(class_names)} classes is '{close[0]}'."
+    hint = f"the nearest of its {len(class_names)} classes is '{close[0]}'"
+    if len(class_names) <= HINT_NAMES:
+        hint = f"it has {', '.join(class_names)}"
+    return f"{option} has '{name}', which is no class of the dataset; {hint}."

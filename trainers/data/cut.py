@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -48,4 +48,4 @@ class RandomCutDataset(Dataset[Sample]):
         top = int(rng.integers(height - cut_height + 1))
         left = int(rng.integers(width - cut_width + 1))
         window = slice(top, top + cut_height), slice(left, left + cut_width)
-        return Sample(image=sample.image[:, *window], label=sample.label[window], name=sample.name)
+        return replace(sample, image=sample.image[:, *window], label=sample.label[window])

@@ -6,28 +6,26 @@ from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from trainers.data.batch import Batch, SegmentationDataset, collate
 from trainers.data.cut import CutKey, RandomCutDataset
+from trainers.data.orders import SampleOrder
 from trainers.foundation.signals import leave_group
 
 
 class IterationBatchSampler(Sampler[list[CutKey]]):
     """The batches of iterations ``start_iteration`` to ``iterations - 1``, for one rank.
 
-    The run is one long stream of samples: permutation after permutation of the dataset, the one of each epoch
-    drawn from (seed, epoch). Iteration i takes its batch from the stream's fixed places, so a run can start
-    anywhere in it.
+    The run is one long stream of samples. Iteration i takes its batch from the stream's fixed places, so a run can
+    start anywhere in it.
 
     Args:
-        length: number of samples in the dataset.
+        order: the stream.
         batch_size: B, of one rank.
         iterations: where the run ends.
         start_iteration: where it starts.
-        seed: the run's seed.
         rank: this process's place among ``world_size``.
         world_size: number of processes; each takes its own part of the iteration's samples.
     """
@@ -35,19 +33,17 @@ class IterationBatchSampler(Sampler[list[CutKey]]):
     def __init__(
         self,
         *,
-        length: int,
+        order: SampleOrder,
         batch_size: int,
         iterations: int,
         start_iteration: int,
-        seed: int,
         rank: int,
         world_size: int,
     ) -> None:
-        self.length = length
+        self.order = order
         self.batch_size = batch_size
         self.iterations = iterations
         self.start_iteration = start_iteration
-        self.seed = seed
         self.rank = rank
         self.world_size = world_size
 
@@ -57,15 +53,11 @@ class IterationBatchSampler(Sampler[list[CutKey]]):
 
     def __iter__(self) -> Iterator[list[CutKey]]:
         """Yield one list of B keys an iteration."""
-        epoch, order = -1, np.empty(0, dtype=np.int64)
         for iteration in range(self.start_iteration, self.iterations):
             keys = []
             for slot in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
-                position = iteration * self.batch_size * self.world_size + slot
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                keys.append(CutKey(index=int(order[position % self.length]), iteration=iteration, slot=slot))
+                place = iteration * self.batch_size * self.world_size + slot
+                keys.append(CutKey(index=self.order(place), iteration=iteration, slot=slot))
             yield keys
 
 
@@ -106,11 +98,10 @@ def create_train_loader(
     if not 0 <= start_iteration <= iterations:
         raise ValueError(f"A run of {iterations} iterations cannot start after {start_iteration}; raise iterations.")
     sampler = IterationBatchSampler(
-        length=len(dataset),
+        order=dataset.order(seed),
         batch_size=batch_size,
         iterations=iterations,
         start_iteration=start_iteration,
-        seed=seed,
         rank=rank,
         world_size=world_size,
     )

@@ -27,12 +27,14 @@ class Part:
         labels: (b, H, W) int64 class ids, or 255 for pixels without a label.
         batch_labels: (B, H, W), those of the whole batch of this process.
         generators: b sources of random numbers, one for each sample.
+        known: (b, K) bool, the classes that each image is annotated for; ``None`` for all.
     """
 
     images: Tensor
     labels: Tensor
     batch_labels: Tensor
     generators: Sequence[torch.Generator]
+    known: Tensor | None = None
 
 
 class Criterion(nn.Module, ABC):
@@ -70,7 +72,7 @@ class MaskCriterion(Criterion):
         if len(part.labels) < len(part.batch_labels):  # else the loss finds them on its own way
             _, num_queries, columns = prediction.class_logits.shape
             normalizers = self.loss.normalizers(part.batch_labels, num_queries=num_queries, num_classes=columns - 1)
-        return self.loss.terms(prediction, part.labels, part.generators, normalizers)
+        return self.loss.terms(prediction, part.labels, part.generators, normalizers, part.known)
 
 
 class PixelCriterion(Criterion):

@@ -116,7 +116,8 @@ def create_trainer(
         terms: dict[str, Tensor] = {}
         for start in range(0, count, size):
             span = slice(start, start + size)
-            part = Part(batch.images[span], batch.labels[span], batch.labels, generators[span])
+            known = None if batch.known is None else batch.known[span]
+            part = Part(batch.images[span], batch.labels[span], batch.labels, generators[span], known)
             # Gradients of the processes are averaged once, when those of the last part come.
             last = start + size >= count
             with nullcontext() if last else getattr(forward.trained, "no_sync", nullcontext)():
@@ -183,9 +184,10 @@ class Evaluator(Engine):
     """An engine that predicts images of any size and counts in ``state.metrics``.
 
     ``"confusion"`` is the confusion matrix (K, K), ``"boundary"`` a `trainers.scores.boundary.BoundaryCounts`: both
-    over all processes, without ignored pixels and the padding of the batch. Where the vocabulary has unseen classes,
-    each run begins with giving the model the names of all, and ``"unseen"`` is the confusion matrix (U, U) of the
-    unseen ones where no other names are known. `trainers.scores.metrics.segmentation_scores` reads them.
+    over all processes, without ignored pixels and the padding of the batch. Where the model knows other names than
+    the vocabulary has, or was not trained on some of these, each run begins with giving a copy of it the names of all.
+    Where the vocabulary has unseen classes, ``"unseen"`` is the confusion matrix (U, U) of the unseen ones where no
+    other names are known. `trainers.scores.metrics.segmentation_scores` reads them.
 
     Args:
         forward: The model, with its normalisation and precision.
@@ -218,10 +220,11 @@ class Evaluator(Engine):
         LabelConfusionMatrix(num_classes, device=self._source.device, output_transform=pair).attach(self, name)
 
     def _give_names(self) -> None:
-        if self.vocabulary.unseen:
-            model = self._source.model
-            self.forward = self._source.of(self.vocabulary.named(model, self.vocabulary.class_names))
-            self.unseen_forward = self._source.of(self.vocabulary.named(model, self.vocabulary.unseen))
+        model, vocabulary = self._source.model, self.vocabulary
+        if vocabulary.unseen or not vocabulary.names(model):
+            self.forward = self._source.of(vocabulary.named(model, vocabulary.class_names))
+        if vocabulary.unseen:
+            self.unseen_forward = self._source.of(vocabulary.named(model, vocabulary.unseen))
 
     def _look(self, engine: Engine, batch: Batch) -> EvalStep:
         batch = replace(batch, labels=batch.labels.to(self.forward.device, non_blocking=True))

@@ -46,6 +46,18 @@ class Vocabulary:
         rows = [self.class_names.index(name) for name in names]
         return self.bank[rows] if self.bank.ndim == 2 else self.bank[:, [*rows, -1]]
 
+    def of(self, names: Sequence[str]) -> Vocabulary:
+        """The part of it that one of several data sets has: these names, in this order."""
+        if self.class_names == tuple(names):
+            return self
+        unseen = tuple(name for name in names if name in self.unseen)
+        return Vocabulary(tuple(names), unseen, self.text_of(names), self.bank_encoder)
+
+    def names(self, model: SegmentationModel) -> bool:
+        """Whether a model that knows its classes by names knows them by these; one that knows no names is right."""
+        known = getattr(model, "class_names", None)
+        return known is None or tuple(known) == self.class_names
+
     def set_names(self, model: SegmentationModel, names: Sequence[str]) -> None:
         """Lets a model know classes by these names of the vocabulary, and by no others.
 

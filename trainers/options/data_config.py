@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from trainers.foundation.errors import UserError, require, user_errors
 from trainers.foundation.names import read_names
+from trainers.options.sets_config import SetConfig, SetName, check_sets, read_sets
 
-DatasetName = Literal[
-    "kinds", "shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"
-]
+DatasetName = SetName | Literal["joint"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
 
@@ -23,7 +22,10 @@ class DataConfig:
 
     dataset: DatasetName = "shapes"
     """Generated scenes of 64 kinds of figures, or of 11; a folder of images/SPLIT, annotations/SPLIT and classes.txt;
-    or a published dataset."""
+    or a published dataset; joint: those in sets."""
+    sets: tuple[SetConfig, ...] | str | None = None
+    """Several data sets in place of one: a YAML file that lists them, each with its dataset, root, rename, weight and
+    what else is its own; classes of one name are one class."""
     root: str | None = None
     """The folder of the dataset, not for generated ones; null: the environment variable MTACLIP_DATA."""
     ignore_ids: tuple[int, ...] = ()
@@ -73,9 +75,17 @@ class DataConfig:
     """Processes that decode and cut images; 0: the training process does it."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that no image can have; from a file of names on, the names are what is known."""
+        """Refuses sizes that no image can have; of files of names, and of sets, what is in them is what is known."""
         if isinstance(self.unseen, str):
             object.__setattr__(self, "unseen", tuple(_listed(self.unseen)))
+        if isinstance(self.sets, str):
+            object.__setattr__(self, "sets", read_sets(Path(self.sets)))
+        if self.sets is not None:
+            self._join()
+        require(
+            (self.dataset == "joint") == (self.sets is not None),
+            '--data.dataset "joint" needs --data.sets FILE, which lists the data sets',
+        )
         require(min(self.crop_size) >= 1, "--data.crop_size must be at least 1 pixel")
         low, high = self.scale_range
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
@@ -83,14 +93,29 @@ class DataConfig:
         require(self.max_pixels is None or self.max_pixels >= 1, "--data.max_pixels must be at least 1")
         self._check_bands()
 
+    def _join(self) -> None:
+        """Takes over what all sets have in common, and refuses what is for a single one."""
+        sets = self.joint_sets
+        require(
+            not (self.unseen or self.ignore_ids or self.ignore_classes),
+            "--data.unseen, --data.ignore_ids and --data.ignore_classes are for one data set; the file of --data.sets "
+            "has the latter two for each of its own",
+        )
+        check_sets(sets, self.channels)
+        object.__setattr__(self, "dataset", "joint")
+        channels = next((one.channels for one in sets if one.channels), None)
+        object.__setattr__(self, "channels", self.channels or channels)
+
     def _check_bands(self) -> None:
         """Refuses what images with so many bands cannot have."""
         require(self.channels is None or self.channels >= 1, "--data.channels must be at least 1")
         bands = self.channels or 3
-        require(
-            bands == 3 or self.dataset == "folder",
-            f'--data.channels {bands} is for the dataset "folder": the images of "{self.dataset}" have 3',
-        )
+        datasets: list[DatasetName] = [one.dataset for one in self.joint_sets]
+        for dataset in datasets or [self.dataset]:
+            require(
+                bands == 3 or dataset == "folder",
+                f'--data.channels {bands} is for the dataset "folder": the images of "{dataset}" have 3',
+            )
         require(
             bands == 3 or self.photometric == 0,
             f"--data.photometric distorts red, green and blue; set it to 0 for images of {bands} bands",
@@ -103,6 +128,27 @@ class DataConfig:
         require(
             len(shown) in (1, 3) and all(1 <= band <= bands for band in shown),
             f"--data.show must be one or three of the bands 1 to {bands}",
+        )
+
+    @property
+    def joint_sets(self) -> tuple[SetConfig, ...]:
+        """The data sets in ``sets``; none where there is a single ``dataset``."""
+        assert not isinstance(self.sets, str)
+        return self.sets or ()
+
+    def of(self, one: SetConfig) -> DataConfig:
+        """The configuration of one of its data sets by itself."""
+        base = self.root or os.environ.get(DATA_ROOT_VARIABLE) or ""
+        return replace(
+            self,
+            sets=None,
+            dataset=one.dataset,
+            root=self.root if one.root is None else str(Path(base, one.root)),
+            train_split=one.train_split or self.train_split,
+            val_split=one.val_split or self.val_split,
+            ignore_ids=one.ignore_ids,
+            mask_suffix=one.mask_suffix or self.mask_suffix,
+            ignore_classes=one.ignore_classes,
         )
 
     @property

@@ -21,8 +21,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 def _parser(
     command: str = "python -m trainers.train",
-    purpose: str = "Trains a segmentation model; without --config and --data.dataset, the demo, whose options are in "
-    "trainers/configs/kinds.yaml and not the defaults below.",
+    purpose: str = "Trains a segmentation model; without --config, --data.dataset and --data.sets, the demo, whose "
+    "options are in trainers/configs/kinds.yaml and not the defaults below.",
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog=command,
@@ -41,7 +41,7 @@ def _parser(
 def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Config:
     """Reads ``--config FILE`` and ``--section.key value`` from ``arguments`` (default: the command line).
 
-    Where these name neither a file nor a dataset, they are those of the demo.
+    Where these name neither a file nor data, they are those of the demo.
 
     Args:
         arguments: of the command line.
@@ -53,7 +53,7 @@ def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Co
     """
     parser = _parser(**described)
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if not any(argument.partition("=")[0] in ("--config", "--data.dataset") for argument in given):
+    if not any(argument.partition("=")[0] in ("--config", "--data.dataset", "--data.sets") for argument in given):
         given = [f"--config={DEMO}", *given]
     namespace = parser.parse_args(given)
     _refuse_nulls(namespace)

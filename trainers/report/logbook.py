@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +13,10 @@ from ignite.handlers import ProgressBar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from trainers.engine.engines import EvalStep, TrainStep
+from trainers.engine.engines import EvalStep, Evaluator, TrainStep
 from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, visible, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
+from trainers.scores.by_set import ONLY, ScoresBySet, mean_scores
 from trainers.scores.metrics import SegmentationScores
 
 LOG, OVERLAYS = "tensorboard", "overlays"
@@ -31,9 +32,7 @@ class Logbook:
 
     Args:
         folder: The run's folder; the log goes to ``tensorboard`` in it, overlays to ``overlays``.
-        class_names: K names in the order of the label ids.
-        overlays: How many of the first validation images are drawn.
-        unseen: Label ids of the classes that training does not see; they are outlined.
+        overlays: How many of the first validation images of each data set are drawn.
         bands: Which bands of images are drawn, see `trainers.report.pictures.visible`.
         start_iteration: Where a resumed run goes on; what was logged after it is discarded.
     """
@@ -42,56 +41,68 @@ class Logbook:
         self,
         folder: Path,
         *,
-        class_names: Sequence[str],
         overlays: int,
-        unseen: Sequence[int] = (),
         bands: Sequence[int] = (1, 2, 3),
         start_iteration: int = 0,
     ) -> None:
         self.log_folder = folder / LOG
         self.overlay_folder = folder / OVERLAYS
         self.overlay_folder.mkdir(parents=True, exist_ok=True)
-        self._class_names = class_names
         self._overlays = overlays
-        self._unseen = unseen
         self._bands = bands
         self._drawn = 0
         self._writer = SummaryWriter(self.log_folder, purge_step=start_iteration + 1)
 
-    def attach(self, trainer: Engine, evaluator: Engine) -> None:
-        """Logs training steps, and draws validation images."""
+    def attach(self, trainer: Engine, evaluators: Mapping[str, Evaluator]) -> None:
+        """Logs training steps, and draws validation images of each data set, by its name."""
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._log_step)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=LOG_EVERY), self._log_step)
-        evaluator.add_event_handler(Events.STARTED, self._start_drawing)
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw, trainer)
+        for name, evaluator in evaluators.items():
+            evaluator.add_event_handler(Events.STARTED, self._start_drawing)
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw, trainer, name)
 
     def log_config(self, yaml: str) -> None:
         """Writes the resolved configuration as text."""
         indented = "".join(f"    {line}\n" for line in yaml.splitlines())  # a code block in Markdown
         self._writer.add_text("config", indented)
 
-    def log_scores(self, scores: SegmentationScores, iteration: int) -> None:
-        """Writes the scores of all classes together, and the IoU of each class that occurs under its name."""
-        self._writer.add_scalar(f"{SCORES}/IoU, mean", scores.mean_iou, iteration)
-        self._writer.add_scalar(f"{SCORES}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
-        self._writer.add_scalar(f"{SCORES}/pixel accuracy", scores.pixel_accuracy, iteration)
-        self._writer.add_scalar(f"{SCORES}/boundary IoU", scores.boundary_iou, iteration)
+    def log_scores(self, sets: ScoresBySet, iteration: int) -> None:
+        """Writes the scores of each data set, and their means where there are several."""
+        for name, one in sets.items():
+            self._log_totals(_group(SCORES, name), one.scores, iteration)
+            for class_name, iou in zip(one.class_names, one.scores.class_iou, strict=True):
+                if iou is not None:
+                    self._writer.add_scalar(f"{_group(CLASS_IOU, name)}/{class_name}", iou, iteration)
+        if ONLY not in sets:
+            self._log_totals(SCORES, mean_scores(sets), iteration)
+
+    def _log_totals(self, group: str, scores: SegmentationScores, iteration: int) -> None:
+        """Writes the scores of all classes together."""
+        self._writer.add_scalar(f"{group}/IoU, mean", scores.mean_iou, iteration)
+        self._writer.add_scalar(f"{group}/frequency-weighted IoU", scores.frequency_weighted_iou, iteration)
+        self._writer.add_scalar(f"{group}/pixel accuracy", scores.pixel_accuracy, iteration)
+        self._writer.add_scalar(f"{group}/boundary IoU", scores.boundary_iou, iteration)
         if not math.isnan(scores.boundary_f_score):  # as it is where no label shows a contour
-            self._writer.add_scalar(f"{SCORES}/boundary F-score", scores.boundary_f_score, iteration)
+            self._writer.add_scalar(f"{group}/boundary F-score", scores.boundary_f_score, iteration)
         if scores.zero_shot is not None:
             for name, value in scores.zero_shot.named().items():
                 if not math.isnan(value):
-                    self._writer.add_scalar(f"{SCORES}/IoU, {name}", value, iteration)
-        for name, iou in zip(self._class_names, scores.class_iou, strict=True):
-            if iou is not None:
-                self._writer.add_scalar(f"{CLASS_IOU}/{name}", iou, iteration)
+                    self._writer.add_scalar(f"{group}/IoU, {name}", value, iteration)
 
-    def log_text(self, text_embeddings: Tensor, iteration: int) -> None:
-        """Draws the similarity of all prompts of all classes; ``text_embeddings`` is (P, K+1, T), "none" last."""
+    def log_text(
+        self, text_embeddings: Tensor, class_names: Sequence[str], iteration: int, *, name: str = ONLY
+    ) -> None:
+        """Draws the similarity of all prompts of all classes of a data set.
+
+        Args:
+            text_embeddings: (P, K+1, T), "none" last.
+            class_names: K names in the order of the label ids.
+            iteration: After which it is so.
+            name: The data set's.
+        """
         matrix = similarity_matrix(text_embeddings[:, :-1])
-        self._writer.add_image(
-            f"{TEXT}/similarity of prompts", similarity_picture(matrix, self._class_names), iteration
-        )
+        tag = f"{_group(TEXT, name)}/similarity of prompts"
+        self._writer.add_image(tag, similarity_picture(matrix, class_names), iteration)
 
     def close(self) -> None:
         """Finishes the log."""
@@ -110,15 +121,22 @@ class Logbook:
     def _start_drawing(self) -> None:
         self._drawn = 0
 
-    def _draw(self, evaluator: Engine, trainer: Engine) -> None:
-        step = cast("EvalStep", evaluator.state.output)
+    def _draw(self, evaluator: Evaluator, trainer: Engine, set_name: str) -> None:
+        step, vocabulary = cast("EvalStep", evaluator.state.output), evaluator.vocabulary
         for index, name in enumerate(step.batch.names[: self._overlays - self._drawn]):
-            picture = validation_picture(step, index, self._class_names, unseen=self._unseen, bands=self._bands)
-            self._writer.add_image(f"{PICTURES}/{name}", picture, trainer.state.iteration)
-            path = self.overlay_folder / f"{name}.png"
+            picture = validation_picture(
+                step, index, vocabulary.class_names, unseen=vocabulary.unseen_ids, bands=self._bands
+            )
+            self._writer.add_image(f"{_group(PICTURES, set_name)}/{name}", picture, trainer.state.iteration)
+            path = self.overlay_folder / set_name / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)  # a name may be a path below the dataset's folder
             save_picture(picture, path)
             self._drawn += 1
+
+
+def _group(group: str, name: str) -> str:
+    """What the tags of a data set begin with in a group of tags."""
+    return group if name == ONLY else f"{group}/{name}"
 
 
 def loss_tags(step: TrainStep) -> dict[str, float]:
@@ -165,9 +183,10 @@ def validation_picture(
     return with_legend(picture, torch.stack([truth, prediction]), class_names)
 
 
-def attach_progress_bars(trainer: Engine, evaluator: Engine) -> ProgressBar:
-    """Shows loss and remaining time in training, and the remaining time of a validation; gives the former bar."""
+def attach_progress_bars(trainer: Engine, evaluators: Mapping[str, Evaluator]) -> ProgressBar:
+    """Shows loss and remaining time in training, and the remaining time of validations; gives the former bar."""
     bar = ProgressBar(persist=True, desc="train")
     bar.attach(trainer, output_transform=lambda step: {"loss": step.loss})
-    ProgressBar(desc="validate").attach(evaluator)
+    for name, evaluator in evaluators.items():
+        ProgressBar(desc=f"validate {name}".rstrip()).attach(evaluator)
     return bar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 from zipfile import ZipFile
@@ -16,6 +16,7 @@ from trainers.foundation.errors import UserError
 from trainers.foundation.files import save_whole
 from trainers.options.config import Config
 from trainers.options.parsing import config_from_yaml, config_to_yaml
+from trainers.scores.by_set import ScoresBySet, SetScores
 from trainers.scores.metrics import SegmentationScores
 
 BEST, LAST, PREVIOUS = "best.pt", "last.pt", "previous.pt"
@@ -27,13 +28,15 @@ class ValidationState:
 
     Attributes:
         iteration: Iterations that were done before the last one; 0 before the first.
-        scores: What the last one gave; ``None`` before the first.
+        scores: What the last one gave, of several data sets their mean; ``None`` before the first.
         best_score: The best `SegmentationScores.decisive` so far; ``None`` before the first.
+        sets: What the last one gave of each data set by its name, where there are several.
     """
 
     iteration: int = 0
     scores: SegmentationScores | None = None
     best_score: float | None = None
+    sets: ScoresBySet = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
@@ -43,6 +46,7 @@ class ValidationState:
             iteration=content["iteration"],
             scores=None if scores is None else SegmentationScores.from_dict(scores),
             best_score=content["best_score"] if "best_score" in content else content["best_mean_iou"],
+            sets={name: SetScores.from_dict(one) for name, one in content.get("sets", {}).items()},
         )
 
 

@@ -22,7 +22,7 @@ def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_
     """
     theirs, ours = _options(checkpoint.config), _options(config)
     left_open = [f"data.{name}" for name in _FOUND_OUT if ours[f"data.{name}"] is None]
-    changed = [name for name, value in ours.items() if theirs[name] != value and name not in left_open]
+    changed = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name) and name not in left_open]
     of_model = [name for name in changed if name.startswith("model.") or name in _FIXED_OPTIONS]
     if checkpoint.class_names != tuple(class_names):
         of_model.append("class names")
@@ -34,7 +34,7 @@ def check_resumable(checkpoint: Checkpoint, folder: Path, config: Config, class_
             "--train.output."
         )
     if changed and config.train.resume != "always":
-        differences = ", ".join(f"{name} was {theirs[name]} and is {ours[name]}" for name in changed)
+        differences = ", ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in changed)
         raise UserError(
             f"The run in {folder} was begun with other options: {differences}; choose another --train.output, or go "
             "on with these by --train.resume always."
@@ -54,7 +54,6 @@ _FOUND_OUT = ("mean", "std")
 _FREE_OPTIONS = frozenset(
     (
         "data.max_pixels",
-        "data.root",
         "data.num_workers",
         "data.show",
         "train.accumulate",
@@ -66,7 +65,8 @@ _FREE_OPTIONS = frozenset(
         "train.resume",
     )
 )
-"""Options that may change on the way: they say where a run goes on and at what cost, but for rounding not where to."""
+"""Options that may change on the way, beside each ``root``: they say where a run goes on and at what cost, but for
+rounding not where to."""
 
 
 _FIXED_OPTIONS = ("data.channels", "data.unseen", "optim.freeze_encoder", "optim.layer_decay")
@@ -74,13 +74,15 @@ _FIXED_OPTIONS = ("data.channels", "data.unseen", "optim.freeze_encoder", "optim
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """What a run depends on, by the options' names."""
+    """What a run depends on, by the options' names; those of several data sets by the sets' names, too."""
     sections = asdict(config)
+    sets = sections["data"].pop("sets") or ()
+    sections |= {f"data.sets.{one['name']}": one for one in sets}
     return {
         f"{section}.{name}": value
         for section, options in sections.items()
         for name, value in options.items()
-        if f"{section}.{name}" not in _FREE_OPTIONS
+        if f"{section}.{name}" not in _FREE_OPTIONS and name != "root"
     }
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainers.data.batch import SegmentationDataset
 from trainers.report.logbook import OVERLAYS
 from trainers.report.pictures import save_picture
 from trainers.run.checkpoints import BEST, LAST, Checkpoint
-from trainers.scores.metrics import format_scores
+from trainers.scores.by_set import ONLY, SetScores, format_sets
 
 SCENES = "scenes"
 NAMED = 3
 """How many of the classes that training did not see the command for prediction names."""
 
 
-def summarize(best: Checkpoint, folder: Path, val_set: SegmentationDataset) -> str:
+def summarize(best: Checkpoint, folder: Path, val_sets: Mapping[str, SegmentationDataset]) -> str:
     """The best checkpoint's table of classes, and how to look at what the run left.
 
     Of a generated dataset some scenes are written, so that there is something to predict.
@@ -24,12 +25,13 @@ def summarize(best: Checkpoint, folder: Path, val_set: SegmentationDataset) -> s
     Args:
         best: The best checkpoint.
         folder: The run's.
-        val_set: The validation images.
+        val_sets: The validation images of each data set, by its name.
     """
     assert best.validation.scores is not None
+    sets = best.validation.sets or {ONLY: SetScores(best.class_names, best.validation.scores)}
     images, names = "IMAGE ...", ""
     if best.config.data.dataset in ("kinds", "shapes"):
-        shown = _write_scenes(val_set, folder / SCENES, count=best.config.train.overlays)
+        shown = _write_scenes(val_sets[ONLY], folder / SCENES, count=best.config.train.overlays)
         images = str(folder / SCENES)
         never_seen = [best.class_names[k] for k in best.vocabulary.unseen_ids if k in shown][:NAMED]
         if never_seen:
@@ -37,7 +39,7 @@ def summarize(best: Checkpoint, folder: Path, val_set: SegmentationDataset) -> s
     return "\n".join(
         [
             f"\nBest validation, after iteration {best.iteration}:",
-            format_scores(best.validation.scores, best.class_names),
+            format_sets(sets),
             "",
             f"Checkpoint:   {folder / BEST}  (the last one: {folder / LAST})",
             f"Overlays:     {folder / OVERLAYS}  (image | truth | prediction, of the last validation)",

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtaclip_plugin.text import load_embeddings
+from mtaclip_plugin.text import fold_name, load_embeddings
 from trainers.data import kinds, shapes
 from trainers.data.class_list import read_class_names
+from trainers.data.problems import few
 from trainers.foundation.errors import UserError, main_guard, user_errors
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -56,6 +57,47 @@ def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
             "python -m trainers.text.text_bank."
         )
     return embeddings
+
+
+def select_text(path: Path, class_names: Sequence[str]) -> Tensor:
+    """The embeddings of some names in a file that says which names it has; they may be more, and in another order.
+
+    Args:
+        path: See `load_text_bank`; a file that does not say its names has those that it is needed for.
+        class_names: The K names that it is needed for; letters of either case are the same.
+
+    Returns:
+        (K,T) or (P,K+1,T), float32.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no bank, or lacks a name.
+    """
+    embeddings = load_embeddings(path)
+    text = _metadata(path).get("class_names")
+    if text is None:
+        return embeddings
+    names = _listed(text)
+    if len(names) != embeddings.shape[-2] - (embeddings.ndim == 3):
+        raise ValueError(f"{path} does not say of each of its embeddings which name it is of; make it anew.")
+    rows = {fold_name(name): row for row, name in enumerate(names)}
+    lacking = [name for name in class_names if fold_name(name) not in rows]
+    if lacking:
+        raise ValueError(
+            f"{path} has no text of {few(lacking)}; make a bank of all names with python -m trainers.text.text_bank, "
+            "or give them names that it has by rename."
+        )
+    chosen = [rows[fold_name(name)] for name in class_names]
+    return embeddings[chosen] if embeddings.ndim == 2 else embeddings[:, [*chosen, -1]]
+
+
+def _listed(text: str) -> list[str]:
+    """The names in the metadata of a file, which anybody may have written; none where it is no list of names."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def bank_encoder(path: Path) -> str | None:

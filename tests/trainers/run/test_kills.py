@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from ignite.engine import Engine
 from torch import Tensor
 
+from tests.trainers.joint_sets import write_sets
 from tests.trainers.tiny_runs import MTACLIP, TINY, run_training
 from trainers.run.checkpoints import load_checkpoint
 from trainers.run.validation import Validation
@@ -68,24 +70,24 @@ def differences(first: Any, second: Any, place: str = "") -> list[str]:
     return [] if repr(first) == repr(second) else [place]  # not a number is not equal to itself
 
 
-def check_kills(tmp_path: Path, moments: list[Moment], *, workers: int, seed: int) -> None:
-    rng, option = random.Random(seed), f"--data.num_workers={workers}"
+def check_kills(tmp_path: Path, moments: list[Moment], *options: str, workers: int, seed: int) -> None:
+    rng, options = random.Random(seed), (*options, f"--data.num_workers={workers}")
     begin = time.perf_counter()
-    whole = start(tmp_path / "whole", option)
+    whole = start(tmp_path / "whole", *options)
     begin_training = time.perf_counter()
     assert whole.wait() == 0
     length = time.perf_counter() - begin_training
     kills, folder = 0, tmp_path / "killed"
     remaining = list(moments)
     while remaining:
-        process = start(folder, option)
+        process = start(folder, *options)
         if kill(process, folder, remaining[0], rng.uniform(0, length / 2)):
             kills += 1
             remaining.pop(0)
         else:  # it came to its end: begin anew, to be killed some more
             for file in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
                 file.unlink()
-    assert start(folder, option).wait() == 0
+    assert start(folder, *options).wait() == 0
     found = [
         f"{name}{place}"
         for name in ("last.pt", "best.pt")
@@ -100,6 +102,12 @@ def check_kills(tmp_path: Path, moments: list[Moment], *, workers: int, seed: in
 @pytest.mark.parametrize(("workers", "moments"), [(0, ["any"]), (2, ["writing", "any"])])
 def test_a_killed_run_ends_bit_equal(tmp_path: Path, workers: int, moments: list[Moment]) -> None:
     check_kills(tmp_path, moments, workers=workers, seed=1)
+
+
+def test_a_killed_run_on_several_data_sets_ends_bit_equal(tmp_path: Path) -> None:
+    sets = write_sets(tmp_path)
+    data = [f"--data.sets={sets}", f"--data.root={tmp_path}", "--model.text_encoder=null"]
+    check_kills(tmp_path, ["writing"], *data, workers=2, seed=2)
 
 
 @pytest.mark.exhaustive
@@ -117,9 +125,9 @@ def test_a_stop_within_a_validation_makes_up_for_it(
     whole = load_checkpoint(run_training(tmp_path / "whole", *MTACLIP) / "last.pt")
     look = Validation._stop
 
-    def stop(validation: Validation) -> None:
+    def stop(validation: Validation, evaluator: Engine) -> None:
         validation.interruption.requested = saved_iteration(tmp_path / "cut") + 2 == at
-        look(validation)
+        look(validation, evaluator)
 
     monkeypatch.setattr(Validation, "_stop", stop)
     cut = load_checkpoint(run_training(tmp_path / "cut", *MTACLIP) / "last.pt")

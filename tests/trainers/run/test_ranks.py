@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import ignite.distributed as idist
+import pytest
 import torch
 from ignite.engine import Engine
-from torch import nn
+from torch import Tensor, nn
 
 from tests.trainers.engine.test_engines import CPU, batches, frozen_norms
 from trainers.data.augment import BatchAugmentation
@@ -27,12 +29,21 @@ def four_images() -> Batch:
     return batch
 
 
-def step(arch: str, *, accumulate: int = 1) -> tuple[nn.Module, Engine]:
-    """One step on this process's part of the four images."""
+def known_of(labels: Tensor) -> Tensor:
+    """(B, 3): the classes that an image shows, and of the others each in every third image."""
+    images, classes = torch.arange(len(labels))[:, None], torch.arange(3)
+    shown = (labels.flatten(1)[:, None] == classes[:, None]).any(2)
+    return shown | ((images + classes) % 3 == 0)
+
+
+def step(arch: str, *, accumulate: int = 1, partly: bool = False) -> tuple[nn.Module, Engine]:
+    """One step on this process's part of the four images, which may be annotated for some of the classes only."""
     model = frozen_norms(arch)
     rank, size = idist.get_rank(), 4 // idist.get_world_size()
     batch, part = four_images(), slice(rank * size, (rank + 1) * size)
     batch = Batch(batch.images[part], batch.labels[part], batch.names[part], batch.sizes[part])
+    if partly:
+        batch = replace(batch, known=known_of(four_images().labels)[part])
     forward = Forward(model, mean=(0.5,) * 3, std=(0.5,) * 3, device=CPU, precision="float32")
     optimizer = create_optimizer(model, lr=1e-3, encoder_lr_factor=0.1, weight_decay=0.02)
     wrap_for_training(forward, compile_model=False)
@@ -52,19 +63,20 @@ def step(arch: str, *, accumulate: int = 1) -> tuple[nn.Module, Engine]:
     return model, trainer
 
 
-def step_of_a_rank(local_rank: int, folder: str, accumulate: int) -> None:
+def step_of_a_rank(local_rank: int, folder: str, accumulate: int, partly: bool) -> None:
     torch.set_num_threads(1)
-    model, trainer = step("mtaclip", accumulate=accumulate)
+    model, trainer = step("mtaclip", accumulate=accumulate, partly=partly)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     output = trainer.state.output
     torch.save((gradients, output.terms, output.grad_norm), Path(folder) / f"{idist.get_rank()}.pt")
 
 
-def test_two_ranks_have_the_gradients_of_one(tmp_path: Path, monkeypatch) -> None:
-    model, trainer = step("mtaclip")
+@pytest.mark.parametrize("partly", [False, True])
+def test_two_ranks_have_the_gradients_of_one(tmp_path: Path, monkeypatch, partly: bool) -> None:
+    model, trainer = step("mtaclip", partly=partly)
     whole = {name: parameter.grad for name, parameter in model.named_parameters()}
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
-    idist.spawn("gloo", step_of_a_rank, args=(str(tmp_path), 2), nproc_per_node=2, nnodes=1, node_rank=0)
+    idist.spawn("gloo", step_of_a_rank, args=(str(tmp_path), 2, partly), nproc_per_node=2, nnodes=1, node_rank=0)
     worst = 0.0
     for rank in range(2):
         gradients, terms, norm = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
