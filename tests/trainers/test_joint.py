@@ -108,7 +108,7 @@ def test_evaluation_prints_each_set_and_their_mean(
     out = capsys.readouterr().out
     assert "street:\nclass " in out and "park:\nclass " in out
     (mean,) = (line for line in out.splitlines() if line.startswith("mean of the sets"))
-    assert mean.split()[4] == f"{found['mean_iou']:.4f}"
+    assert mean.split()[4] == f"{100 * found['mean_iou']:.1f}"
     assert evaluate.evaluate(
         load_checkpoint(run / "best.pt"), root=None, split=None, device="cpu"
     ).mean_iou == pytest.approx(found["mean_iou"])

@@ -161,7 +161,7 @@ def format_scores(scores: SegmentationScores, class_names: Sequence[str]) -> str
 
 
 def _line(width: int, name: str, values: Sequence[float | None]) -> str:
-    texts = ["-" if known(value) is None else f"{100 * value:.1f}" for value in values]
+    texts = ["-" if (score := known(value)) is None else f"{100 * score:.1f}" for value in values]
     return f"{name:<{width}}" + "".join(f"{text:>{column}}" for text, column in zip(texts, (8, 14, 12), strict=False))
 
 
