@@ -12,6 +12,7 @@ import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
+from mtaclip_plugin.structures import sent
 from trainers.data.batch import IGNORE_INDEX, Batch
 from trainers.foundation.randomness import derive_generators, derive_seed
 
@@ -98,7 +99,7 @@ class BatchAugmentation(nn.Module):
         """
         device, count = batch.images.device, len(batch.names)
         slots = range(self.rank * count, (self.rank + 1) * count)
-        transforms = self._draw_transforms(batch.sizes, iteration, slots).to(device)
+        transforms = sent(self._draw_transforms(batch.sizes, iteration, slots), device)
         transform, labels = self._warp_labels(batch.labels, transforms)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if torch.float32 in batch.dtypes:
@@ -118,12 +119,14 @@ class BatchAugmentation(nn.Module):
 
         samples = every = torch.arange(len(labels), device=labels.device)
         chosen, crops = torch.zeros_like(every), warp(every, 0)
-        if self.max_class_share < 1:
-            for attempt in range(1, TRIES):
-                samples = samples[largest_class_share(crops[samples]) > self.max_class_share]
+        for attempt in range(1, TRIES if self.max_class_share < 1 else 1):
+            filled = largest_class_share(crops[samples]) > self.max_class_share
+            if labels.device.type == "cpu":  # a GPU would be waited for, to be spared little
+                samples, filled = samples[filled], filled[filled]
                 if not len(samples):
                     break
-                chosen[samples], crops[samples] = attempt, warp(samples, attempt)
+            chosen[samples] = torch.where(filled, attempt, chosen[samples])
+            crops[samples] = torch.where(filled[:, None, None], warp(samples, attempt), crops[samples])
         return transforms[every, chosen], crops
 
     def _warp_bands(self, batch: Batch, transform: Tensor) -> Tensor:
@@ -173,6 +176,8 @@ def largest_class_share(labels: Tensor) -> Tensor:
     """The share (B,) that the largest class takes of the labelled pixels of label maps (B,H,W); 1 without any."""
     bins = IGNORE_INDEX + 1
     first_bins = torch.arange(0, len(labels) * bins, bins, device=labels.device)
-    counts = (labels + first_bins[:, None, None]).flatten().bincount(minlength=len(labels) * bins)
+    places = (labels + first_bins[:, None, None]).flatten()
+    # A bincount would look for the largest place first, and wait for a GPU to find it.
+    counts = places.new_zeros(len(labels) * bins).scatter_add_(0, places, torch.ones_like(places))
     counts = counts.view(-1, bins)[:, :IGNORE_INDEX]
     return torch.where(counts.sum(1) == 0, 1.0, counts.amax(1) / counts.sum(1))
