@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Final
 
 import kornia.augmentation as K
 import torch
+from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation_with_gray_subtraction
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
@@ -18,6 +19,13 @@ from trainers.foundation.randomness import derive_generators, derive_seed
 
 TRIES = 10
 """Places that are tried for a crop whose largest class does not take too much of it."""
+_COLOURS: Final[tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...]] = (
+    ("brightness_factor", lambda images, factor: adjust_brightness(images, factor - 1)),
+    ("contrast_factor", adjust_contrast),
+    ("saturation_factor", adjust_saturation_with_gray_subtraction),  # blends with grey, no detour through HSV
+    ("hue_factor", lambda images, turns: adjust_hue(images, turns * 2 * math.pi)),
+)
+"""What is drawn for each photometric distortion, and what it does to images (N,3,H,W) with N such numbers."""
 
 
 class BatchAugmentation(nn.Module):
@@ -69,12 +77,12 @@ class BatchAugmentation(nn.Module):
         self.max_class_share = max_class_share
         self.seed = seed
         self.rank = rank
-        self.photometric = nn.Sequential()
+        self.photometric = nn.Sequential()  # which draws alone
         if photometric:
             self.photometric = nn.Sequential(
                 K.RandomBrightness((1 - photometric * 32 / 255, 1 + photometric * 32 / 255), p=0.5),
                 K.RandomContrast((1 - photometric / 2, 1 + photometric / 2), p=0.5),
-                K.ColorJitter(saturation=photometric / 2, p=0.5),  # blends with grey, no detour through HSV
+                K.ColorJitter(saturation=photometric / 2, p=0.5),
                 K.RandomHue((-photometric / 10, photometric / 10), p=0.5),
             )
 
@@ -138,14 +146,23 @@ class BatchAugmentation(nn.Module):
         return warp_affine(images, transform, self.crop_size, padding_mode="border")
 
     def _distort(self, images: Tensor, iteration: int, slots: Sequence[int]) -> Tensor:
-        """The photometric distortion of images (B,C,H,W), each by its own seed."""
+        """The photometric distortion of images (B,C,H,W), drawn for each by its own seed, and made for all at once."""
+        images = images.clamp(0, 1)
         if not self.photometric:
-            return images.clamp(0, 1)
-        distorted = []
-        for image, slot in zip(images, slots, strict=True):
+            return images
+        drawn: list[list[tuple[int, float]]] = [[] for _ in _COLOURS]
+        for row, slot in enumerate(slots):
             torch.manual_seed(derive_seed("colours", self.seed, iteration, slot))
-            distorted.append(cast("Tensor", self.photometric(image[None])))
-        return torch.cat(distorted).clamp_(0, 1)
+            for (name, _), distortion, chosen in zip(_COLOURS, self.photometric, drawn, strict=True):
+                drawn_here = distortion.forward_parameters(torch.Size((1, *images.shape[1:])))
+                if drawn_here["batch_prob"].item() > 0.5:
+                    chosen.append((row, drawn_here[name].item()))
+        numbers = sent(torch.tensor([pair for chosen in drawn for pair in chosen]).view(-1, 2), images.device)
+        for (_, distort), chosen in zip(_COLOURS, numbers.split([len(chosen) for chosen in drawn]), strict=True):
+            if len(chosen):
+                rows = chosen[:, 0].long()
+                images[rows] = distort(images[rows], chosen[:, 1]).clamp_(0, 1)
+        return images
 
     def _draw_transforms(self, sizes: tuple[tuple[int, int], ...], iteration: int, slots: Sequence[int]) -> Tensor:
         """Draw the maps (B,TRIES,2,3) from the pixel coordinates (x,y) of each sample to those of its crop.
