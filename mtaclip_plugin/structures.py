@@ -1,4 +1,4 @@
-"""What the model predicts: one frozen dataclass with named fields, and the precision of what is made of it."""
+"""What the model predicts: one frozen dataclass with named fields, and precision and place of what is made of it."""
 
 from __future__ import annotations
 
@@ -71,3 +71,14 @@ class MaskPrediction:
 def full_precision(tensor: Tensor) -> Tensor:
     """The numbers in float32, or in float64 if they are, for sums over many pixels, masks and classes."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on a device, where it comes in its turn: the host does not wait until the device is there.
+
+    Args:
+        tensor: of any shape, on the host.
+        device: where it is wanted.
+    """
+    # Only from page-locked memory does a GPU fetch by itself.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

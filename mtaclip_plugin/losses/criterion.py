@@ -18,7 +18,7 @@ from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
 from mtaclip_plugin.losses.pixels import pixel_losses
 from mtaclip_plugin.losses.points import PointSource, check_points
 from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets, check_pair
-from mtaclip_plugin.structures import MaskPrediction, full_precision
+from mtaclip_plugin.structures import MaskPrediction, full_precision, sent
 
 Assignment = Literal["hungarian", "by_class"]
 MaskNormalizer = Literal["masks", "class_weights"]
@@ -204,7 +204,8 @@ class MTACLIPLoss(nn.Module):
         matches = self.matcher(layers, targets, generator)
         labels = matches.query_labels(num_queries, none=none)
         class_weights = all_class_weights(self.class_weights, self.no_object_weight, none)
-        weights = full_precision(prediction.class_logits).new_tensor(class_weights)
+        dtype = torch.promote_types(prediction.class_logits.dtype, torch.float32)
+        weights = sent(torch.tensor(class_weights, dtype=dtype), prediction.class_logits.device)
 
         terms = {}
         with torch.autocast(prediction.class_logits.device.type, enabled=False):

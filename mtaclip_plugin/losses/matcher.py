@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mtaclip_plugin.losses.functional import pairwise_mask_bce, pairwise_mask_dice
 from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction, full_precision
+from mtaclip_plugin.structures import MaskPrediction, full_precision, sent
 
 # In place of a NaN or infinite cost: above every real one, small enough for float64 to tell those apart.
 _INVALID_COST = 1e9
@@ -112,12 +112,9 @@ class HungarianMatcher(nn.Module):
                 labels[layer, start : start + count] = np.asarray(classes, dtype=np.int64)[mask_index]
                 start += count
         image = np.repeat(np.arange(len(counts)), counts)
-        return Matches(
-            image=torch.from_numpy(image).to(device),
-            queries=torch.from_numpy(queries).to(device),
-            labels=torch.from_numpy(labels).to(device),
-            counts=counts,
-        )
+        rows = sent(torch.from_numpy(np.concatenate([image[None], queries, labels])), device)
+        layers = len(predictions)
+        return Matches(image=rows[0], queries=rows[1 : layers + 1], labels=rows[layers + 1 :], counts=counts)
 
     @torch.no_grad()
     def costs(
@@ -131,7 +128,8 @@ class HungarianMatcher(nn.Module):
         device = features.device
         images = torch.arange(len(features), device=device)
         most = max(len(classes) for classes in targets.classes)
-        classes = torch.tensor([[*c, *[0] * (most - len(c))] for c in targets.classes], device=device).long()
+        filled = [[*c, *[0] * (most - len(c))] for c in targets.classes]
+        classes = sent(torch.tensor(filled, dtype=torch.int64), device)
         with torch.autocast(device.type, enabled=False):
             features = full_precision(features)
             points = random_points(
@@ -192,7 +190,7 @@ class ClassMatcher(nn.Module):
                 f"are Q={num_queries}; raise num_queries, or take the assignment 'hungarian'."
             )
         counts = targets.mask_counts(num_queries)
-        image = np.repeat(np.arange(len(counts)), counts)
-        classes = torch.tensor([k for of_image in targets.classes for k in of_image], dtype=torch.int64, device=device)
+        pairs = [(image, k) for image, classes in enumerate(targets.classes) for k in classes]
+        image, classes = sent(torch.tensor(pairs, dtype=torch.int64).view(-1, 2), device).unbind(1)
         queries = classes.expand(len(predictions), -1)
-        return Matches(image=torch.from_numpy(image).to(device), queries=queries, labels=queries, counts=counts)
+        return Matches(image=image, queries=queries, labels=queries, counts=counts)

@@ -45,7 +45,7 @@ class LossNormalizers:
             if classes
         )
         total = matched + class_weights[-1] * (num_queries * len(counts) - sum(counts))
-        pixels = float(targets.labelled_pixels()) if count_pixels else 0.0
+        pixels = float(targets.labelled_pixels) if count_pixels else 0.0
         return cls(masks=float(sum(counts)), class_weights=total, pixels=pixels)
 
     def __add__(self, other: LossNormalizers) -> LossNormalizers:

@@ -20,12 +20,16 @@ class MaskTargets:
     Attributes:
         label_map: (B, H', W') int64 class ids of the padded image; of a single class, 0, the background is 1.
         classes: for each image the ids it holds, ascending, the ignored one left out.
+        present: (B, K) bool, the same on the label map's device.
+        labelled_pixels: number of pixels that show one of the classes.
         num_classes: K, "none" not counted.
         ignore_index: the id whose pixels are in no cost and no loss; ``None``: every pixel counts.
     """
 
     label_map: Tensor
     classes: tuple[tuple[int, ...], ...]
+    present: Tensor
+    labelled_pixels: int
     num_classes: int
     ignore_index: int | None
 
@@ -60,14 +64,21 @@ class MaskTargets:
             )
         if num_classes == 1:
             target = _class_first(target, ignore_index)
-        classes = _classes_present(target, num_classes, ignore_index)
+        present, rows, labelled_pixels = _classes_present(target, num_classes, ignore_index)
         if padded_size is not None:
             height, width = target.shape[1:]
             padded = target.new_full((len(target), *padded_size), ignore_index)  # F.pad would round it to a double
             padded[:, :height, :width] = target
             target = padded
         void = ignore_index if ignored_pixels == "excluded" else None
-        return cls(label_map=target, classes=classes, num_classes=num_classes, ignore_index=void)
+        return cls(
+            label_map=target,
+            classes=tuple(tuple(k for k in range(num_classes) if row[k]) for row in rows),
+            present=present,
+            labelled_pixels=labelled_pixels,
+            num_classes=num_classes,
+            ignore_index=void,
+        )
 
     def absent(self, known: Tensor | None = None) -> Tensor:
         """(B, K) bool, which classes an image does not hold, of those that it is annotated for.
@@ -75,13 +86,7 @@ class MaskTargets:
         Args:
             known: (B, K) bool, which those are; all if ``None``.
         """
-        present = [[k in classes for k in range(self.num_classes)] for classes in map(set, self.classes)]
-        absent = ~torch.tensor(present, dtype=torch.bool, device=self.label_map.device)
-        return absent if known is None else absent & known
-
-    def labelled_pixels(self) -> int:
-        """Number of pixels that show one of the classes."""
-        return int(((self.label_map >= 0) & (self.label_map < self.num_classes)).sum())
+        return ~self.present if known is None else ~self.present & known
 
     def mask_counts(self, num_queries: int) -> list[int]:
         """For each image the number of masks that Q queries can be matched with: min(M, Q)."""
@@ -114,14 +119,19 @@ def _class_first(mask: Tensor, ignore_index: int) -> Tensor:
     return torch.where((mask == 0) | (mask == 1), 1 - mask, mask)
 
 
-def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tuple[tuple[int, ...], ...]:
-    """The ids in each image, found with one copy to the host."""
+def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, list[list[int]], int]:
+    """(B, K) bool, which ids are in each image, the same as a list, and the number of pixels that show one of them.
+
+    All is found with one copy to the host, which is the one time that it waits for a GPU here.
+    """
     ignored, unknown = num_classes, num_classes + 1
-    columns = torch.where((target >= 0) & (target < num_classes), target, unknown)
+    of_class = (target >= 0) & (target < num_classes)
+    columns = torch.where(of_class, target, unknown)
     no_class = (target == ignore_index) | (target == 1) if num_classes == 1 else target == ignore_index
     columns = columns.masked_fill(no_class, ignored).flatten(1)
     present = torch.zeros(len(target), num_classes + 2, dtype=torch.bool, device=target.device)
-    rows = present.scatter_(1, columns, True).tolist()
+    present.scatter_(1, columns, True)
+    rows = torch.cat([present, of_class.flatten(1).sum(1, keepdim=True)], 1).tolist()
     if any(row[unknown] for row in rows):
         offender = target[(columns == unknown).view_as(target)][0].item()
         ids = "1, and 0 for the background" if num_classes == 1 else f"0 to {num_classes - 1}"
@@ -129,4 +139,4 @@ def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tup
             f"target holds the id {offender}, but there are K={num_classes} classes (ids {ids}) and "
             f"ignore_index={ignore_index}: map that id to a class or to ignore_index."
         )
-    return tuple(tuple(k for k in range(num_classes) if row[k]) for row in rows)
+    return present[:, :num_classes], rows, sum(row[-1] for row in rows)

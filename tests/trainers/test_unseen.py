@@ -139,7 +139,7 @@ def test_a_run_goes_on_bit_equal(
     whole = run_training(tmp_path / "whole", *given)
     steps = count()
     with monkeypatch.context() as patch:
-        patch.setattr(Interruption, "agreed", lambda _: next(steps) // 2 + 1 >= stop)  # is asked twice a step
+        patch.setattr(Interruption, "agreed", lambda *_: next(steps) // 2 + 1 >= stop)  # is asked twice a step
         cut = run_training(tmp_path / "cut", *given)
     assert load_checkpoint(cut / "last.pt").iteration == stop
     run_training(cut, *given)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Final
 
 import kornia.augmentation as K
 import torch
+from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation_with_gray_subtraction
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
+from mtaclip_plugin.structures import sent
 from trainers.data.batch import IGNORE_INDEX, Batch
 from trainers.foundation.randomness import derive_generators, derive_seed
 
 TRIES = 10
 """Places that are tried for a crop whose largest class does not take too much of it."""
+_COLOURS: Final[tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...]] = (
+    ("brightness_factor", lambda images, factor: adjust_brightness(images, factor - 1)),
+    ("contrast_factor", adjust_contrast),
+    ("saturation_factor", adjust_saturation_with_gray_subtraction),  # blends with grey, no detour through HSV
+    ("hue_factor", lambda images, turns: adjust_hue(images, turns * 2 * math.pi)),
+)
+"""What is drawn for each photometric distortion, and what it does to images (N,3,H,W) with N such numbers."""
 
 
 class BatchAugmentation(nn.Module):
@@ -68,12 +77,12 @@ class BatchAugmentation(nn.Module):
         self.max_class_share = max_class_share
         self.seed = seed
         self.rank = rank
-        self.photometric = nn.Sequential()
+        self.photometric = nn.Sequential()  # which draws alone
         if photometric:
             self.photometric = nn.Sequential(
                 K.RandomBrightness((1 - photometric * 32 / 255, 1 + photometric * 32 / 255), p=0.5),
                 K.RandomContrast((1 - photometric / 2, 1 + photometric / 2), p=0.5),
-                K.ColorJitter(saturation=photometric / 2, p=0.5),  # blends with grey, no detour through HSV
+                K.ColorJitter(saturation=photometric / 2, p=0.5),
                 K.RandomHue((-photometric / 10, photometric / 10), p=0.5),
             )
 
@@ -98,7 +107,7 @@ class BatchAugmentation(nn.Module):
         """
         device, count = batch.images.device, len(batch.names)
         slots = range(self.rank * count, (self.rank + 1) * count)
-        transforms = self._draw_transforms(batch.sizes, iteration, slots).to(device)
+        transforms = sent(self._draw_transforms(batch.sizes, iteration, slots), device)
         transform, labels = self._warp_labels(batch.labels, transforms)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if torch.float32 in batch.dtypes:
@@ -118,12 +127,14 @@ class BatchAugmentation(nn.Module):
 
         samples = every = torch.arange(len(labels), device=labels.device)
         chosen, crops = torch.zeros_like(every), warp(every, 0)
-        if self.max_class_share < 1:
-            for attempt in range(1, TRIES):
-                samples = samples[largest_class_share(crops[samples]) > self.max_class_share]
+        for attempt in range(1, TRIES if self.max_class_share < 1 else 1):
+            filled = largest_class_share(crops[samples]) > self.max_class_share
+            if labels.device.type == "cpu":  # a GPU would be waited for, to be spared little
+                samples, filled = samples[filled], filled[filled]
                 if not len(samples):
                     break
-                chosen[samples], crops[samples] = attempt, warp(samples, attempt)
+            chosen[samples] = torch.where(filled, attempt, chosen[samples])
+            crops[samples] = torch.where(filled[:, None, None], warp(samples, attempt), crops[samples])
         return transforms[every, chosen], crops
 
     def _warp_bands(self, batch: Batch, transform: Tensor) -> Tensor:
@@ -135,14 +146,23 @@ class BatchAugmentation(nn.Module):
         return warp_affine(images, transform, self.crop_size, padding_mode="border")
 
     def _distort(self, images: Tensor, iteration: int, slots: Sequence[int]) -> Tensor:
-        """The photometric distortion of images (B,C,H,W), each by its own seed."""
+        """The photometric distortion of images (B,C,H,W), drawn for each by its own seed, and made for all at once."""
+        images = images.clamp(0, 1)
         if not self.photometric:
-            return images.clamp(0, 1)
-        distorted = []
-        for image, slot in zip(images, slots, strict=True):
+            return images
+        drawn: list[list[tuple[int, float]]] = [[] for _ in _COLOURS]
+        for row, slot in enumerate(slots):
             torch.manual_seed(derive_seed("colours", self.seed, iteration, slot))
-            distorted.append(cast("Tensor", self.photometric(image[None])))
-        return torch.cat(distorted).clamp_(0, 1)
+            for (name, _), distortion, chosen in zip(_COLOURS, self.photometric, drawn, strict=True):
+                drawn_here = distortion.forward_parameters(torch.Size((1, *images.shape[1:])))
+                if drawn_here["batch_prob"].item() > 0.5:
+                    chosen.append((row, drawn_here[name].item()))
+        numbers = sent(torch.tensor([pair for chosen in drawn for pair in chosen]).view(-1, 2), images.device)
+        for (_, distort), chosen in zip(_COLOURS, numbers.split([len(chosen) for chosen in drawn]), strict=True):
+            if len(chosen):
+                rows = chosen[:, 0].long()
+                images[rows] = distort(images[rows], chosen[:, 1]).clamp_(0, 1)
+        return images
 
     def _draw_transforms(self, sizes: tuple[tuple[int, int], ...], iteration: int, slots: Sequence[int]) -> Tensor:
         """Draw the maps (B,TRIES,2,3) from the pixel coordinates (x,y) of each sample to those of its crop.
@@ -173,6 +193,8 @@ def largest_class_share(labels: Tensor) -> Tensor:
     """The share (B,) that the largest class takes of the labelled pixels of label maps (B,H,W); 1 without any."""
     bins = IGNORE_INDEX + 1
     first_bins = torch.arange(0, len(labels) * bins, bins, device=labels.device)
-    counts = (labels + first_bins[:, None, None]).flatten().bincount(minlength=len(labels) * bins)
+    places = (labels + first_bins[:, None, None]).flatten()
+    # A bincount would look for the largest place first, and wait for a GPU to find it.
+    counts = places.new_zeros(len(labels) * bins).scatter_add_(0, places, torch.ones_like(places))
     counts = counts.view(-1, bins)[:, :IGNORE_INDEX]
     return torch.where(counts.sum(1) == 0, 1.0, counts.amax(1) / counts.sum(1))

@@ -124,7 +124,7 @@ def create_trainer(
                 own = criterion(forward, part)
                 scaler.scale(torch.stack(list(own.values())).sum()).backward()
             for name, value in own.items():
-                terms[name] = terms.get(name, 0) + value.detach()
+                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
         return terms
 
     def step(engine: Engine, batch: Batch) -> TrainStep:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import ignite.distributed as idist
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ASKED_EVERY: Final = 10
+"""Iterations from one time that several processes ask each other to the next: each waits for all, and for its GPU."""
 
 
 class Interruption:
@@ -35,11 +37,15 @@ class Interruption:
         """Gives the signals back."""
         self._restore()
 
-    def agreed(self) -> bool:
-        """Whether any process was asked to stop; all of them must call this together."""
+    def agreed(self, iteration: int = 0) -> bool:
+        """Whether any process was asked to stop; all of them must call this together.
+
+        Args:
+            iteration: That of the run; of several processes none stops where it is no multiple of ``ASKED_EVERY``.
+        """
         if idist.get_world_size() == 1:
             return self.requested
-        return bool(idist.all_reduce(int(self.requested), op="MAX"))
+        return iteration % ASKED_EVERY == 0 and bool(idist.all_reduce(int(self.requested), op="MAX"))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -39,9 +39,9 @@ class Progress:
         """Does what is due after the trainer's current iteration."""
         iteration = trainer.state.iteration
         # Whoever asks may not wait for a validation: it is made up for when the run goes on.
-        self.stopped = self.interruption.agreed()
+        self.stopped = self.interruption.agreed(iteration)
         validated = not self.stopped and self.validate(iteration)
-        self.stopped = self.stopped or self.interruption.agreed()
+        self.stopped = self.stopped or self.interruption.agreed(iteration)
         every = self.config.checkpoint_every or self.config.validate_every
         if iteration % every == 0 or validated or self.stopped:
             self._save(iteration)

@@ -9,7 +9,6 @@ from typing import cast
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
-from ignite.handlers import EMAHandler
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 from torch.amp import GradScaler
@@ -22,6 +21,7 @@ from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import Batch, SegmentationDataset
 from trainers.data.class_selection import names_without, select_classes
 from trainers.data.loaders import create_train_loader
+from trainers.engine.average import MovingAverage
 from trainers.engine.criteria import build_criterion
 from trainers.engine.encoder_blocks import checkpoint_gradients
 from trainers.engine.engines import create_trainer
@@ -141,7 +141,7 @@ def create_training(
     trainer.load_state_dict({"iteration": start_iteration, "max_epochs": 1, "epoch_length": config.train.iterations})
     average = None
     if config.train.ema_decay > 0:
-        handler = EMAHandler(forward.model, momentum=1 - config.train.ema_decay, handle_buffers="update")
+        handler = MovingAverage(forward.model, momentum=1 - config.train.ema_decay, handle_buffers="update")
         handler.attach(trainer)
         average = handler.ema_model
     return Training(trainer, loader, optimizer, scheduler, scaler, average)

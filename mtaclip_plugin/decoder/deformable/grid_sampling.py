@@ -34,7 +34,8 @@ def _sample_level(
 ) -> Tensor:
     """(B·heads, d, S') weighted sums of the samples of one level."""
     value = value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, (height, width))
-    size = torch.tensor([width, height], dtype=offsets.dtype, device=offsets.device)
+    # (width, height), made on the device: a list's numbers would be sent there, for which the host waits.
+    size = torch.linspace(width, height, 2, dtype=offsets.dtype, device=offsets.device)
     grid = 2 * (reference_points[:, None, None] + offsets / size) - 1
     # Cells innermost: so that weighting the samples runs along them, not along the few points.
     grid = grid.permute(0, 2, 3, 1, 4).flatten(0, 1)

@@ -1,0 +1,84 @@
+"""How often a training step waits for the device, and how many operations it asks of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from ignite.engine import Events
+from torch.amp import GradScaler
+
+from trainers.data.augment import BatchAugmentation
+from trainers.data.batch import Sample, collate
+from trainers.engine.average import MovingAverage
+from trainers.engine.criteria import build_criterion
+from trainers.engine.engines import create_trainer
+from trainers.engine.forward import Forward
+from trainers.engine.optim import create_optimizer, create_scheduler
+
+CLASSES = 150
+MOST_WAITS = 3
+
+
+@pytest.mark.parametrize(
+    ("photometric", "share", "most_launches"), [(0.0, 1.0, 7000), (1.0, 0.75, 8000)], ids=["plain", "official crops"]
+)
+def test_a_step_of_training(
+    cuda: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    photometric: float,
+    share: float,
+    most_launches: int,
+) -> None:
+    """A step at the paper's size; that of images does not matter to the counts."""
+    model = smp.create_model(
+        "mtaclip",
+        encoder_name="resnet50",
+        encoder_weights=None,
+        classes=CLASSES,
+        class_names=[f"class {k}" for k in range(CLASSES)],
+        text_encoder="bank",
+        text_embeddings=torch.randn(3, CLASSES + 1, 512),
+    )
+    side = 64
+    labels = torch.randint(0, CLASSES, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    samples = [
+        Sample(torch.randint(0, 256, (3, side, side), dtype=torch.uint8), label, str(index))
+        for index, label in enumerate(labels)
+    ]
+    with cuda.emulated_cuda():
+        forward = Forward(model, mean=(0.5,) * 3, std=(0.5,) * 3, device=torch.device("cuda"), precision="bf16")
+        optimizer = create_optimizer(model, lr=1e-3, encoder_lr_factor=0.1, weight_decay=0.02)
+        augmentation = BatchAugmentation(
+            crop_size=(side, side), scale_range=(0.5, 2.0), photometric=photometric, max_class_share=share, seed=0
+        )
+        trainer = create_trainer(
+            forward,
+            build_criterion("mtaclip", num_points=256),
+            optimizer,
+            create_scheduler(optimizer, iterations=9, warmup_iterations=0, power=0.9),
+            GradScaler("cuda", enabled=False),
+            augmentation,
+            clip_norm=0.01,
+            accumulate=1,
+            seed=0,
+            folder=tmp_path,
+        )
+        losses: list[float] = []
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output.loss))
+        MovingAverage(forward.model, momentum=0.1, handle_buffers="update").attach(trainer)
+        meters: list[Any] = []
+        trainer.add_event_handler(Events.ITERATION_STARTED, lambda: meters.append(cuda.start_meter()))
+        batch = collate(samples).pin_memory()
+        trainer.run([batch, batch], max_epochs=1)
+        meter = meters[-1]  # the first step makes the optimizer's memory
+    with capsys.disabled():
+        print(f"\na training step: {meter.page()}")
+    assert losses[0] > 0
+    assert meter.waits.total() <= MOST_WAITS
+    assert meter.launches.total() <= most_launches
