@@ -123,7 +123,8 @@ def mask_losses(
     bce, dice = torch.cat(sums, 1)
     text = None
     if empty_text_bce is not None:
-        text = TextMaskLosses(*torch.cat(text_sums, 1), empty_bce=empty_text_bce)
+        text_bce, text_dice = torch.cat(text_sums, 1)
+        text = TextMaskLosses(bce=text_bce, dice=text_dice, empty_bce=empty_text_bce)
     return MaskLosses(bce=bce, dice=dice, empty_bce=empty_bce, text=text)
 
 
