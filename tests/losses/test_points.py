@@ -55,14 +55,14 @@ def test_the_outside_of_the_image_is_not_ignored() -> None:
 
 def test_uncertain_points_are_those_near_the_border_of_the_mask() -> None:
     # Logits -3, -1, 1, 3 from left to right at x = 1/8, 3/8, 5/8, 7/8.
-    mask_logits = torch.tensor([-3.0, -1.0, 1.0, 3.0]).expand(1, 1, 4, 4)
+    mask_logits = torch.tensor([-3.0, -1.0, 1.0, 3.0]).expand(1, 4, 4)
     x = torch.tensor([0.15, 0.5, 0.85, 0.45, 0.7])
     candidates = torch.stack([x, torch.full((5,), 0.5)], dim=1)[None]
     valid = torch.ones(1, 5, dtype=torch.bool)
     chosen = uncertain_points(mask_logits, candidates, valid, num_points=2)
-    assert sorted(chosen[0, 0, :, 0].tolist()) == x[[3, 1]].tolist()
+    assert sorted(chosen[0, :, 0].tolist()) == x[[3, 1]].tolist()
     valid[0, 1] = False
     chosen = uncertain_points(mask_logits, candidates, valid, num_points=2)
-    assert sorted(chosen[0, 0, :, 0].tolist()) == x[[3, 4]].tolist()
+    assert sorted(chosen[0, :, 0].tolist()) == x[[3, 4]].tolist()
     # With too few valid candidates the invalid ones fill up.
-    assert uncertain_points(mask_logits, candidates, ~valid, num_points=3).shape == (1, 1, 3, 2)
+    assert uncertain_points(mask_logits, candidates, ~valid, num_points=3).shape == (1, 3, 2)
