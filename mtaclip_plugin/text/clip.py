@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from textwrap import shorten
 from typing import Any
 
 import open_clip
@@ -85,8 +84,7 @@ def one_sentence_on_failure(name: str, pretrained: str | None) -> Iterator[None]
             raise
         raise ConnectionError(
             f"text encoder '{name}' with weights '{pretrained}' could not be fetched ({_first_line(error)}); "
-            "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank' and "
-            "text_embeddings=FILE"
+            "connect to the network, pass a file as text_pretrained, or ready embeddings with text_encoder='bank'"
         ) from error
 
 
@@ -104,4 +102,4 @@ def _check_name(name: str, pretrained: str | None) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return shorten(str(error).strip().partition("\n")[0], 200, placeholder=" ...")
+    return str(error).strip().partition("\n")[0][:200]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks import ablation, backbones, failures, shrink
@@ -337,9 +338,9 @@ def test_a_training_stopped_in_its_last_validation_is_no_record(
     config = replace(config, train=replace(config.train, validate_every=4))
     look = Validation._stop
 
-    def stop(validation: Validation) -> None:
+    def stop(validation: Validation, evaluator: Engine) -> None:
         validation.interruption.requested = True
-        look(validation)
+        look(validation, evaluator)
 
     monkeypatch.setattr(Validation, "_stop", stop)
     trial = Trial("fpn", config)

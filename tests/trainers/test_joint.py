@@ -98,7 +98,7 @@ def test_evaluation_finds_what_validation_found(
     alone = scores_of(folder / "last.pt", tmp_path, "--data.set=park")
     assert alone["class_iou"] == found["sets"]["park"]["class_iou"]
     out = capsys.readouterr().out
-    assert "park:\nclass " in out and "street" not in out
+    assert "park:\nclass, in %" in out and "street" not in out
 
 
 def test_evaluation_prints_each_set_and_their_mean(
@@ -106,7 +106,7 @@ def test_evaluation_prints_each_set_and_their_mean(
 ) -> None:
     found = scores_of(run / "best.pt", tmp_path)
     out = capsys.readouterr().out
-    assert "street:\nclass " in out and "park:\nclass " in out
+    assert "street:\nclass, in %" in out and "park:\nclass, in %" in out
     (mean,) = (line for line in out.splitlines() if line.startswith("mean of the sets"))
     assert mean.split()[4] == f"{100 * found['mean_iou']:.1f}"
     assert evaluate.evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_a_run_tells_of_them(run: Path, data: Path, capsys: pytest.CaptureFixtur
     assert "4 classes, 2 of them unseen in training" in out and "sheep (unseen) " in out
     best = load_checkpoint(run / "best.pt")
     assert best.validation.scores is not None and best.validation.scores.zero_shot is not None
-    assert f"harmonic mean              {100 * best.validation.scores.decisive:.1f}" in out
+    assert re.search(rf"^harmonic mean +{100 * best.validation.scores.decisive:.1f}$", out, re.MULTILINE)
     log = EventAccumulator(str(run / "tensorboard"))
     log.Reload()
     for name, value in best.validation.scores.zero_shot.named().items():

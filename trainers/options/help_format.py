@@ -12,6 +12,7 @@ _SPELLINGS = (
     (r"<class '(\w+)'>", r"\1"),
     (r"Optional\[(.*)\]", r"\1|null"),
     (r"Literal\[(.*?)\]", r"{\1}"),
+    (r"Union\[(\{[^}]*\}), ?\{'?joint'?\}\]", r"\1"),  # which is said by --data.sets
     (r"^bool$", "{true,false}"),
     (r"tuple|'| ", ""),
 )

@@ -21,8 +21,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 def _parser(
     command: str = "python -m trainers.train",
-    purpose: str = "Trains a segmentation model; without --config, --data.dataset and --data.sets, the demo, whose "
-    "options are in trainers/configs/kinds.yaml and not the defaults below.",
+    purpose: str = "Trains a segmentation model; without --config, --data.dataset and --data.sets, the demo.",
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog=command,
