@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import kornia.augmentation as K
 import torch
@@ -150,18 +150,19 @@ class BatchAugmentation(nn.Module):
         images = images.clamp(0, 1)
         if not self.photometric:
             return images
+        distortions: list[Any] = list(self.photometric)
         drawn: list[list[tuple[int, float]]] = [[] for _ in _COLOURS]
         for row, slot in enumerate(slots):
             torch.manual_seed(derive_seed("colours", self.seed, iteration, slot))
-            for (name, _), distortion, chosen in zip(_COLOURS, self.photometric, drawn, strict=True):
+            for (name, _), distortion, chosen in zip(_COLOURS, distortions, drawn, strict=True):
                 drawn_here = distortion.forward_parameters(torch.Size((1, *images.shape[1:])))
                 if drawn_here["batch_prob"].item() > 0.5:
                     chosen.append((row, drawn_here[name].item()))
         numbers = sent(torch.tensor([pair for chosen in drawn for pair in chosen]).view(-1, 2), images.device)
-        for (_, distort), chosen in zip(_COLOURS, numbers.split([len(chosen) for chosen in drawn]), strict=True):
-            if len(chosen):
-                rows = chosen[:, 0].long()
-                images[rows] = distort(images[rows], chosen[:, 1]).clamp_(0, 1)
+        for (_, distort), pairs in zip(_COLOURS, numbers.split([len(chosen) for chosen in drawn]), strict=True):
+            if len(pairs):
+                rows = pairs[:, 0].long()
+                images[rows] = distort(images[rows], pairs[:, 1]).clamp_(0, 1)
         return images
 
     def _draw_transforms(self, sizes: tuple[tuple[int, int], ...], iteration: int, slots: Sequence[int]) -> Tensor:
