@@ -50,8 +50,7 @@ def pixel_losses(prediction: MaskPrediction, targets: MaskTargets, *, known: Ten
     logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
     if known is not None:
         logits = logits.masked_fill(~known[:, :, None, None], -torch.inf)
-    num_classes = logits.shape[1]
-    valid = (labels >= 0) & (labels < num_classes)
+    num_classes, valid = logits.shape[1], targets.labelled()
     classes = torch.where(valid, labels, 0).flatten(1)
     weights = valid.flatten(1).to(logits.dtype)
 

@@ -23,7 +23,8 @@ class MaskTargets:
         present: (B, K) bool, the same on the label map's device.
         labelled_pixels: number of pixels that show one of the classes.
         num_classes: K, "none" not counted.
-        ignore_index: the id whose pixels are in no cost and no loss; ``None``: every pixel counts.
+        ignore_index: the id whose pixels are in no cost and no loss of masks; ``None``: every pixel counts.
+        no_label: the id of pixels without a label, whether they count for masks or not.
     """
 
     label_map: Tensor
@@ -32,6 +33,7 @@ class MaskTargets:
     labelled_pixels: int
     num_classes: int
     ignore_index: int | None
+    no_label: int
 
     @classmethod
     def from_label_map(
@@ -78,7 +80,12 @@ class MaskTargets:
             labelled_pixels=labelled_pixels,
             num_classes=num_classes,
             ignore_index=void,
+            no_label=ignore_index,
         )
+
+    def labelled(self) -> Tensor:
+        """(B, H', W') bool, which pixels show one of the classes; an id that is ignored may be one of theirs."""
+        return _is_labelled(self.label_map, self.num_classes, self.no_label)
 
     def absent(self, known: Tensor | None = None) -> Tensor:
         """(B, K) bool, which classes an image does not hold, of those that it is annotated for.
@@ -119,14 +126,18 @@ def _class_first(mask: Tensor, ignore_index: int) -> Tensor:
     return torch.where((mask == 0) | (mask == 1), 1 - mask, mask)
 
 
+def _is_labelled(label_map: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    return (label_map >= 0) & (label_map < num_classes) & (label_map != ignore_index)
+
+
 def _classes_present(target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, list[list[int]], int]:
     """(B, K) bool, which ids are in each image, the same as a list, and the number of pixels that show one of them.
 
     All is found with one copy to the host, which is the one time that it waits for a GPU here.
     """
     ignored, unknown = num_classes, num_classes + 1
-    of_class = (target >= 0) & (target < num_classes)
-    columns = torch.where(of_class, target, unknown)
+    of_class = _is_labelled(target, num_classes, ignore_index)
+    columns = torch.where((target >= 0) & (target < num_classes), target, unknown)
     no_class = (target == ignore_index) | (target == 1) if num_classes == 1 else target == ignore_index
     columns = columns.masked_fill(no_class, ignored).flatten(1)
     present = torch.zeros(len(target), num_classes + 2, dtype=torch.bool, device=target.device)

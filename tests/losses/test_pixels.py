@@ -48,6 +48,21 @@ def test_ignored_pixels_change_nothing() -> None:
     assert torch.equal(as_background["pixels/dice"], before["pixels/dice"])
 
 
+@pytest.mark.parametrize("ignored", [0, 2])
+def test_an_ignored_id_may_be_that_of_a_class(ignored: int) -> None:
+    """It is as if its pixels, and those of the padding, had the usual id of no label."""
+    prediction = make_prediction(pixels=True)
+    target = make_target()
+    target[target == ignored] = 255
+    expected = small_loss(pixel_weight=1.0)
+    loss = small_loss(pixel_weight=1.0, ignore_index=ignored)
+    same = torch.where(target == 255, ignored, target)
+    given, wanted = loss.terms(prediction, same, seeded()), expected.terms(prediction, target, seeded())
+    assert_same_terms(given, wanted, atol=0, rtol=0)
+    sizes = {"num_queries": 5, "num_classes": 4}
+    assert loss.normalizers(same, **sizes) == expected.normalizers(target, **sizes)
+
+
 def test_micro_batches_and_processes_add_up() -> None:
     prediction, target, loss = make_prediction(pixels=True), make_target(), small_loss(pixel_weight=1.0)
     first, second = (loss.normalizers(target[i : i + 1], num_queries=5, num_classes=4) for i in range(2))
