@@ -12,7 +12,7 @@ from trainers.foundation.errors import UserError, require, user_errors
 from trainers.foundation.names import read_names
 from trainers.options.sets_config import SetConfig, SetName, check_sets, read_sets
 
-DatasetName = SetName | Literal["joint"]
+DatasetName = Literal[SetName, "joint"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
 
 

@@ -20,6 +20,12 @@ from trainers.options.parsing import parse_config
         (tuple[float, float] | None, None, "--option [float,float]|null Text. (default: null)"),
         (Literal["a", "b"], "a", "--option {a,b} Text. (default: a)"),
         (Literal["a", "b"] | None, None, "--option {a,b}|null Text. (default: null)"),
+        (tuple[str, ...] | str | None, None, "--option [str,...]|str|null Text. (default: null)"),
+        (
+            Literal["a" * 40, "b" * 40],
+            "b" * 40,
+            f"--option NAME Text. One of {'a' * 40}, {'b' * 40}. (default: {'b' * 40})",
+        ),
         (str | None, "x y", "--option str|null Text. (default: x y)"),
         (Path | None, None, "--option Path|null Text. (default: null)"),
     ],
@@ -47,4 +53,5 @@ def test_the_training_help_fits_a_narrow_terminal(
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m trainers.train [--config FILE] [--SECTION.OPTION VALUE ...]\n")
     assert max(map(len, text.splitlines())) <= 100
+    assert "One of kinds, shapes, folder, " in " ".join(text.split()) and "Union[" not in text
     assert "tuple[" not in text and "Literal[" not in text and "(default: (" not in text
