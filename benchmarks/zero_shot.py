@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for trial in trials
         if trial.contender != NO_TEXT and (scores := _unseen_scores(trial, study.folder)) is not None
     ]
-    write(study, [record for record in records if record.contender == NO_TEXT], found)
+    write(study, records, found)
 
 
 def _unseen_scores(trial: Trial, folder: Path) -> UnseenScores | None:
@@ -76,14 +76,15 @@ Rows = Mapping[tuple[str, str], Sequence[SourceScores]]
 """The scores of all seeds by contender and source."""
 
 
-def write(study: Study, without_text: Sequence[Record], found: Sequence[tuple[Trial, UnseenScores]]) -> None:
+def write(study: Study, records: Sequence[Record], found: Sequence[tuple[Trial, UnseenScores]]) -> None:
     """Writes page, numbers and figure, and prints the page.
 
     Args:
         study: what was trained.
-        without_text: the records of the way without text.
-        found: the trainings of the other ways, with what their sources say.
+        records: of all trainings.
+        found: the trainings with text, with what their sources say.
     """
+    without_text = [record for record in records if record.contender == NO_TEXT]
     rows: dict[tuple[str, str], list[SourceScores]] = {}
     for trial, scores in found:
         for source, each in scores.sources.items():
@@ -91,9 +92,9 @@ def write(study: Study, without_text: Sequence[Record], found: Sequence[tuple[Tr
     data, train = study.config.data, study.config.train
     height, width = data.crop_size
     command = shlex.join(["python", "-m", "benchmarks.zero_shot", *study.options.given])
-    machines = dict.fromkeys(record.machine for record in without_text)
+    machines = "; ".join(dict.fromkeys(record.machine for record in records))
     introduction = (
-        f"Made by `{command}` with {versions()}{'; trained on ' if machines else ''}{'; '.join(machines)}.\n\n"
+        f"Made by `{command}` with {versions()}; trained on {machines}.\n\n"
         f"Each training: {train.iterations} steps of {train.batch_size} crops of {height}x{width}, in which pixels of "
         f"the classes {', '.join(data.unseen_names)} are void and their names unknown. mIoU in %, mean ± standard "
         "deviation over the seeds."
