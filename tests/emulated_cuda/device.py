@@ -29,6 +29,8 @@ from tests.emulated_cuda.autocast import WeightCasts, attention, cast_as_autocas
 
 CUDA = torch.device("cuda:0")
 ROOT = Path(__file__).parents[2]
+PACKAGES = [ROOT / name for name in ("mtaclip_plugin", "trainers", "benchmarks", "tests")]
+"""What is this project's below the root, where installed packages may lie too."""
 aten = torch.ops.aten
 
 _WAITING = {
@@ -117,7 +119,7 @@ def _place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and path.parent != Path(__file__).parent:
+        if any(map(path.is_relative_to, PACKAGES)) and path.parent != Path(__file__).parent:
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere:0"
