@@ -1,0 +1,96 @@
+"""On what, and how large, the parts of the program measure."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.report import Section
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The device, the sizes, and the time that is left.
+
+    Attributes:
+        device: that is measured.
+        quick: whether sizes are so small that a CPU does all of it in two minutes, for tests.
+        seconds: all that the program may take.
+        started: when it began, of `time.monotonic`.
+    """
+
+    device: torch.device
+    quick: bool
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether waits and memory can be measured."""
+        return self.device.type == "cuda"
+
+    @property
+    def num_classes(self) -> int:
+        """K, ADE20K's number."""
+        return 20 if self.quick else 150
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all that it was asked for."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def free(self) -> None:
+        """Gives back memory that nothing holds any more, compiled code too."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+    def forget_peak(self) -> None:
+        """Counts memory from what is held now."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def seconds_of(self, function: Callable[[], object], *, rounds: int) -> list[float]:
+        """Seconds of each of some calls, after two that do not count: they find algorithms, and compile."""
+        seconds, unmeasured = [], 0 if self.quick else 2
+        for number in range(rounds + unmeasured):
+            self.synchronize()
+            start = time.perf_counter()
+            function()
+            self.synchronize()
+            if number >= unmeasured:
+                seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one part of the program found.
+
+    Attributes:
+        sections: of the page.
+        numbers: all that was measured, as JSON takes it.
+        bars: of the figure by name, each a number in the unit that the title of the bars says.
+    """
+
+    sections: tuple[Section, ...]
+    numbers: Any = None
+    bars: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def sentence(error: BaseException) -> str:
+    """The kind of an error and the beginning of what it says, for a cell of a table."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".replace("|", "/")
