@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import benchmarks.denseclip  # noqa: F401  registers this peer, whose checkpoints may be among those compared
 from benchmarks.failure_picture import Row, failure_png
@@ -26,6 +25,7 @@ from trainers.data.loaders import create_eval_loader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
 from trainers.foundation.memory import return_freed_memory
+from trainers.foundation.progress import progress
 from trainers.report.pictures import visible
 from trainers.run.checkpoints import Checkpoint, load_checkpoint
 from trainers.scores.metrics import LabelConfusionMatrix, class_iou
@@ -74,7 +74,7 @@ def measure(forwards: Sequence[Forward], loader: DataLoader[Batch], num_classes:
     scores: list[list[float]] = [[] for _ in forwards]
     confusions = [torch.zeros(num_classes, num_classes, dtype=torch.int64) for _ in forwards]
     counter = LabelConfusionMatrix(num_classes)
-    for batch in tqdm(reading(loader), desc="predict", unit="image", total=len(loader)):
+    for batch in progress(reading(loader), title="predict", unit="image", total=len(loader)):
         for place, forward in enumerate(forwards):
             counter.reset()
             counter.update((forward.predict_labels(batch.images).cpu(), batch.labels))

@@ -22,6 +22,7 @@ from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.foundation.memory import return_freed_memory
 from trainers.foundation.names import listed_names
+from trainers.foundation.progress import progress
 from trainers.options.help_format import CommandLineHelp
 from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
@@ -104,8 +105,8 @@ def predict(
         How many images could not be read, or did not fit into the memory.
     """
     failures = 0
-    progress = tqdm(images, desc="predict", unit="image")
-    for path, name in zip(progress, output_names(images, folder), strict=True):
+    named = list(zip(images, output_names(images, folder), strict=True))
+    for path, name in progress(named, title="predict", unit="image"):
         try:
             with user_errors():
                 image = reader(path)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ignite.handlers import ProgressBar
 from torch.utils.data import DataLoader
 
 from mtaclip_plugin import MTACLIP
@@ -25,6 +24,7 @@ from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, user_errors
+from trainers.foundation.progress import engine_progress
 from trainers.options.data_config import DataConfig
 from trainers.run.checkpoints import Checkpoint
 from trainers.run.validation import evaluate_model
@@ -54,7 +54,7 @@ class Evaluation:
             UserError: An image or a label map cannot be read.
         """
         evaluator = Evaluator(self.forward, self.vocabulary)
-        ProgressBar(desc=f"evaluate {name}".rstrip()).attach(evaluator)
+        engine_progress(f"evaluate {name}".rstrip()).attach(evaluator)
         return evaluate_model(evaluator, self.loader)
 
     def search(self) -> list[Candidate]:

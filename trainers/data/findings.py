@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from trainers.data.batch import SegmentationDataset
 from trainers.data.problems import Problem, problem_of
+from trainers.foundation.progress import progress
 from trainers.foundation.signals import leave_group
 
 T = TypeVar("T")
@@ -98,4 +98,4 @@ def in_order(dataset: Dataset[T], indices: Sequence[int], *, num_workers: int, t
     )
     found = cast("Iterable[T]", loader)
     hidden = idist.get_rank() > 0
-    yield from tqdm(found, desc=title, total=len(indices), unit="image", leave=False, disable=hidden)
+    yield from progress(found, title=title, total=len(indices), unit="image", leave=False, disable=hidden)

@@ -8,13 +8,13 @@ from itertools import product
 from typing import Final
 
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.inference import Scoring
 from trainers.data.batch import Batch
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import reading
+from trainers.foundation.progress import progress
 from trainers.scores.calibration import CalibrationCounts, CalibrationPoint
 
 TRAINED_TEXT: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -75,7 +75,7 @@ def search_calibration(
     untrained = [names.index(name) for name in model.untrained_names]
     counts = {scoring: CalibrationCounts(len(names), untrained) for scoring in namings(chosen)}
     try:
-        for batch in tqdm(reading(loader), desc="search", total=len(loader)):
+        for batch in progress(reading(loader), title="search", total=len(loader)):
             labels = batch.labels.to(forward.device)
             for scoring, counted in counts.items():
                 model.scoring = scoring

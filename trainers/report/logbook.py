@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainers.engine.engines import EvalStep, Evaluator, TrainStep
+from trainers.foundation.progress import engine_progress
 from trainers.report.pictures import magnify, outlined, overlay, save_picture, side_by_side, visible, with_legend
 from trainers.report.similarity import similarity_matrix, similarity_picture
 from trainers.scores.by_set import ONLY, ScoresBySet, mean_scores
@@ -185,8 +186,9 @@ def validation_picture(
 
 def attach_progress_bars(trainer: Engine, evaluators: Mapping[str, Evaluator]) -> ProgressBar:
     """Shows loss and remaining time in training, and the remaining time of validations; gives the former bar."""
-    bar = ProgressBar(persist=True, desc="train")
+    bar = engine_progress("train", lasting=True)
     bar.attach(trainer, output_transform=lambda step: {"loss": step.loss})
     for name, evaluator in evaluators.items():
-        ProgressBar(desc=f"validate {name}".rstrip()).attach(evaluator)
+        # Where lines stay, the one that says how a validation went is enough.
+        engine_progress(f"validate {name}".rstrip(), as_lines=False).attach(evaluator)
     return bar
