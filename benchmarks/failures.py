@@ -77,7 +77,7 @@ def measure(forwards: Sequence[Forward], loader: DataLoader[Batch], num_classes:
     for batch in progress(reading(loader), title="predict", unit="image", total=len(loader)):
         for place, forward in enumerate(forwards):
             counter.reset()
-            counter.update((forward.predict_labels(batch.images).cpu(), batch.labels))
+            counter.update((forward.predict_labels(batch.images).cpu(), batch.labels_on("cpu")))
             confusion = counter.compute()
             scores[place].append(image_score(confusion))
             confusions[place] += confusion

@@ -49,6 +49,9 @@ from trainers.run.training import Training, create_training
 from trainers.run.validation import Look, Validation
 from trainers.scores.by_set import ONLY
 
+TIMEOUT = timedelta(minutes=30)
+"""How long processes wait for one another: longer than one may take to validate what another has done already."""
+
 
 def train(config: Config) -> None:
     """Trains as configured, and prints the best checkpoint's scores and where everything lies.
@@ -172,6 +175,7 @@ def create_progress(
                 num_workers=config.data.num_workers,
                 rank=rank,
                 world_size=idist.get_world_size(),
+                pin_memory=forward.device.type == "cuda",
             ),
         )
         for name, dataset in val_sets.items()
@@ -241,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if backend is None:
         train(config)
         return
-    idist.initialize(backend, timeout=timedelta(hours=6))  # the first process reads all data while the others wait
+    idist.initialize(backend, timeout=TIMEOUT)
     try:
         train(config)
     finally:

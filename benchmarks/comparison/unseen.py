@@ -79,9 +79,10 @@ def score_sources(checkpoint: Checkpoint) -> UnseenScores:
     halves: dict[str, tuple[CalibrationCounts, CalibrationCounts]] = {}
     place = 0
     for batch in reading(prepared.loader):
+        every_label = batch.labels_on(forward.device)
         for index, (height, width) in enumerate(batch.sizes):
             image = batch.images[index : index + 1, :, :height, :width]
-            labels = batch.labels[index : index + 1, :height, :width].to(forward.device)
+            labels = every_label[index : index + 1, :height, :width]
             for source in _each_source(forward.model):
                 if source not in halves:
                     halves[source] = CalibrationCounts(num_classes, unseen), CalibrationCounts(num_classes, unseen)

@@ -148,7 +148,7 @@ def test_augmentation(drawn, crop_size, scales, flip, photometric, max_class_sha
             max_class_share=max_class_share,
             seed=3,
         )
-        batch = collate(drawn)
+        batch = collate(drawn).to("cpu")
         first, again = augment(batch, iteration), augment(batch, iteration)
         assert first.images.shape == (len(drawn), 3, *crop_size) and first.labels.shape == (len(drawn), *crop_size)
         assert first.images.isfinite().all() and first.images.min() >= 0 and first.images.max() <= 1

@@ -117,7 +117,12 @@ def prepare(
         set_scoring(model, scoring or {})
         train = replace(config.train, device=device)
         forward = create_forward(model, replace(config, train=train))
-        loader = create_eval_loader(dataset, batch_size=config.train.batch_size, num_workers=config.data.num_workers)
+        loader = create_eval_loader(
+            dataset,
+            batch_size=config.train.batch_size,
+            num_workers=config.data.num_workers,
+            pin_memory=forward.device.type == "cuda",
+        )
     return Evaluation(forward, vocabulary, loader)
 
 
@@ -164,7 +169,12 @@ def prepare_sets(
                 dataset = _usable(dataset, data, f"{split or data.val_split} of {one.name}")
                 bank = None if text_embeddings is None else select_text(text_embeddings, dataset.class_names)
                 vocabulary = set_vocabulary(checkpoint, dataset.class_names, bank)
-                loader = create_eval_loader(dataset, batch_size=train.batch_size, num_workers=data.num_workers)
+                loader = create_eval_loader(
+                    dataset,
+                    batch_size=train.batch_size,
+                    num_workers=data.num_workers,
+                    pin_memory=forward.device.type == "cuda",
+                )
                 own = forward.of(vocabulary.named(model, vocabulary.class_names))
                 evaluations[one.name] = Evaluation(own, vocabulary, loader)
     return evaluations

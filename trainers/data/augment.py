@@ -99,12 +99,17 @@ class BatchAugmentation(nn.Module):
         The place is that in the batch of all ranks together, so the number of ranks does not matter either.
 
         Args:
-            batch: images of any one size.
+            batch: images of any one size, as `Batch.to` gives it.
             iteration: the training iteration.
 
         Returns:
             A batch of ``crop_size``.
+
+        Raises:
+            ValueError: The images are whole numbers, as they are stored.
         """
+        if not batch.images.is_floating_point():
+            raise ValueError(f"Images of {batch.images.dtype} cannot be augmented; move the batch with Batch.to first.")
         device, count = batch.images.device, len(batch.names)
         slots = range(self.rank * count, (self.rank + 1) * count)
         transforms = sent(self._draw_transforms(batch.sizes, iteration, slots), device)

@@ -54,9 +54,12 @@ class SegmentationDataset(Dataset[Sample], ABC):
 class Batch:
     """Samples padded at the right and at the bottom to one size.
 
+    A loader's batch is as small as what it holds allows, for its way from process to process and to the device;
+    `to` makes numbers of it, there.
+
     Attributes:
-        images: (B,C,H,W) float32, the samples' images as `unit_values` gives them.
-        labels: (B,H,W) int64, class ids or ``IGNORE_INDEX``.
+        images: (B,C,H,W), as the samples store them, if all do so in one type, or as `unit_values` gives them.
+        labels: (B,H,W) uint8 or int64, class ids or ``IGNORE_INDEX``.
         names: the B samples' names.
         sizes: the B samples' own (height, width), before the padding.
         dtypes: what the B images were stored as, where that is known.
@@ -71,13 +74,17 @@ class Batch:
     known: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Move the tensors to ``device``."""
+        """Move the tensors to ``device``, and there make `unit_values` of the images and int64 of the labels."""
         return replace(
             self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
+            images=unit_values(self.images.to(device, non_blocking=non_blocking)),
+            labels=self.labels_on(device, non_blocking=non_blocking),
             known=None if self.known is None else self.known.to(device, non_blocking=non_blocking),
         )
+
+    def labels_on(self, device: torch.device | str, *, non_blocking: bool = True) -> Tensor:
+        """The labels (B,H,W) as int64 on ``device``."""
+        return self.labels.to(device, non_blocking=non_blocking).long()
 
     def pin_memory(self) -> Batch:
         """Copy the tensors into page-locked memory; the data loader calls this by its name."""
@@ -99,11 +106,12 @@ def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -
     """
     sizes = tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples)
     height, width = size or (max(h for h, _ in sizes), max(w for _, w in sizes))
-    images = torch.zeros(len(samples), samples[0].image.shape[0], height, width)
-    labels = torch.full((len(samples), height, width), IGNORE_INDEX, dtype=torch.int64)
+    dtypes = tuple(sample.image.dtype for sample in samples)
+    dtype = dtypes[0] if len(set(dtypes)) == 1 else torch.float32
+    images = torch.zeros(len(samples), samples[0].image.shape[0], height, width, dtype=dtype)
+    labels = torch.full((len(samples), height, width), IGNORE_INDEX, dtype=_label_dtype(samples))
     for i, (sample, (h, w)) in enumerate(zip(samples, sizes, strict=True)):
-        images[i, :, :h, :w] = sample.image
-        images[i].div_(FULL_SCALE[sample.image.dtype])
+        images[i, :, :h, :w] = sample.image if sample.image.dtype == dtype else unit_values(sample.image)
         labels[i, :h, :w] = sample.label
     known = [sample.known for sample in samples if sample.known is not None]
     return Batch(
@@ -111,6 +119,13 @@ def collate(samples: Sequence[Sample], *, size: tuple[int, int] | None = None) -
         labels=labels,
         names=tuple(sample.name for sample in samples),
         sizes=sizes,
-        dtypes=tuple(sample.image.dtype for sample in samples),
+        dtypes=dtypes,
         known=torch.stack(known) if known else None,
     )
+
+
+def _label_dtype(samples: Sequence[Sample]) -> torch.dtype:
+    """uint8, an eighth of what labels are as numbers; int64 where an id is none that it can hold, to be refused."""
+    extremes = [torch.aminmax(sample.label) for sample in samples if sample.label.numel()]
+    fits = all(least >= 0 and most <= IGNORE_INDEX for least, most in extremes)
+    return torch.uint8 if fits else torch.int64

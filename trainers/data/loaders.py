@@ -124,6 +124,7 @@ def create_eval_loader(
     num_workers: int,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Whole images in order, padded to the largest of their batch; over all ranks every sample exactly once.
 
@@ -133,6 +134,7 @@ def create_eval_loader(
         num_workers: processes that decode; 0 works in this one.
         rank: this process's place among ``world_size``.
         world_size: number of processes.
+        pin_memory: copy batches into page-locked memory.
     """
     loader = DataLoader(
         dataset,
@@ -140,6 +142,7 @@ def create_eval_loader(
         sampler=range(rank, len(dataset), world_size),
         collate_fn=collate,
         num_workers=num_workers,
+        pin_memory=pin_memory,
         worker_init_fn=leave_group,
         generator=torch.Generator(),
     )

@@ -76,7 +76,7 @@ def search_calibration(
     counts = {scoring: CalibrationCounts(len(names), untrained) for scoring in namings(chosen)}
     try:
         for batch in progress(reading(loader), title="search", total=len(loader)):
-            labels = batch.labels.to(forward.device)
+            labels = batch.labels_on(forward.device)
             for scoring, counted in counts.items():
                 model.scoring = scoring
                 for index, (height, width) in enumerate(batch.sizes):

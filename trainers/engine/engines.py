@@ -227,7 +227,7 @@ class Evaluator(Engine):
             self.unseen_forward = self._source.of(vocabulary.named(model, vocabulary.unseen))
 
     def _look(self, engine: Engine, batch: Batch) -> EvalStep:
-        batch = replace(batch, labels=batch.labels.to(self.forward.device, non_blocking=True))
+        batch = replace(batch, labels=batch.labels_on(self.forward.device))
         prediction = predict_batch(self.forward, batch)
         if not self.vocabulary.unseen:
             return EvalStep(batch, prediction)

@@ -74,7 +74,7 @@ class Forward:
             return function(images, **options)
 
     def _load(self, images: Tensor) -> Tensor:
-        return unit_values(images).to(self.device, non_blocking=True)
+        return unit_values(images.to(self.device, non_blocking=True))
 
     @torch.inference_mode()
     def predict_labels(self, images: Tensor) -> Tensor:
@@ -160,6 +160,8 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"This machine has no device {name!r}; take auto.") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # kernels and random numbers that name no device are of this one, too
     return device
 
 

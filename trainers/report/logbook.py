@@ -168,7 +168,7 @@ def validation_picture(
     """
     height, width = step.batch.sizes[index]
     image = step.batch.images[index, :, :height, :width]
-    if step.batch.dtypes[index] == torch.uint8:
+    if step.batch.dtypes[index] == torch.uint8 != image.dtype:
         image = (image * 255).round().to(torch.uint8)
     image = visible(image, bands)
     truth = step.batch.labels[index, :height, :width]

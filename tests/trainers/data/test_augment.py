@@ -196,3 +196,10 @@ def test_bands_in_a_unit_of_their_own_are_not_clipped_and_go_on_at_their_edge() 
     # Where there are labels, they are where they would be of 8 bits.
     of_8_bits = augmentation(Batch(images, labels, batch.names, batch.sizes, (torch.uint8,) * 8), 0)
     assert torch.equal(of_8_bits.labels, out.labels) and of_8_bits.images.max() == 1 and of_8_bits.images.min() == 0
+
+
+def test_images_as_they_are_stored_are_refused() -> None:
+    augmentation = BatchAugmentation(crop_size=(4, 4), scale_range=(1.0, 1.0), seed=0)
+    stored = Batch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4).long(), ("x",), ((4, 4),))
+    with pytest.raises(ValueError, match=r"torch\.uint8 cannot be augmented; move the batch with Batch\.to first"):
+        augmentation(stored, 0)

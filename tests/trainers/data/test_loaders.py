@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from trainers.data.batch import IGNORE_INDEX, Batch, Sample, SegmentationDataset, collate
+from trainers.data.batch import IGNORE_INDEX, Batch, Sample, SegmentationDataset, collate, unit_values
 from trainers.data.cut import CutKey, RandomCutDataset
 from trainers.data.loaders import create_eval_loader, create_train_loader
 
@@ -57,11 +57,39 @@ def test_collate_pads_right_and_bottom() -> None:
     small = Sample(torch.full((3, 1, 2), 255, dtype=torch.uint8), torch.tensor([[3, 4]]), "small")
     large = Sample(torch.zeros(3, 2, 1, dtype=torch.uint8), torch.tensor([[1], [2]]), "large")
     batch = collate([small, large])
-    assert batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64
-    assert batch.images[0, 0].tolist() == [[1, 1], [0, 0]]
+    assert batch.images.dtype == batch.labels.dtype == torch.uint8
+    assert batch.images[0, 0].tolist() == [[255, 255], [0, 0]]
     assert batch.labels.tolist() == [[[3, 4], [255, 255]], [[1, 255], [2, 255]]]
     assert batch.names == ("small", "large") and batch.sizes == ((1, 2), (2, 1))
     assert collate([small], size=(4, 5)).labels.shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "travels"),
+    [
+        ((torch.uint8, torch.uint8), torch.uint8),
+        ((torch.uint16, torch.uint16), torch.uint16),
+        ((torch.float32, torch.float32), torch.float32),
+        ((torch.uint8, torch.uint16), torch.float32),
+    ],
+)
+def test_batches_travel_as_they_are_stored_and_are_numbers_on_the_device(
+    dtypes: tuple[torch.dtype, ...], travels: torch.dtype
+) -> None:
+    images = [torch.full((1, 1, 1), 200).to(dtype) for dtype in dtypes]
+    batch = collate([Sample(image, torch.tensor([[7]]), "a") for image in images])
+    assert batch.images.dtype == travels and batch.labels.dtype == torch.uint8 and batch.dtypes == dtypes
+    moved = batch.to("cpu")
+    assert moved.images.dtype == torch.float32 and moved.labels.dtype == torch.int64
+    expected = torch.cat([unit_values(image)[None] for image in images])
+    assert torch.equal(moved.images, expected) and moved.labels.flatten().tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("label", [-1, 256, 70_000])
+def test_labels_that_are_no_class_stay_what_they_are(label: int) -> None:
+    """Wrapped around, they would be one."""
+    sample = Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), torch.tensor([[label]]), "a")
+    assert collate([sample]).to("cpu").labels.item() == label
 
 
 def test_batch_moves_its_tensors_and_keeps_the_rest() -> None:
@@ -80,7 +108,7 @@ def test_run_has_its_iterations_and_windows_keep_image_and_label_together() -> N
         for image, label, (height, width) in zip(batch.images, batch.labels, batch.sizes, strict=True):
             assert width == 8 and 10 <= height <= 12
             inside = label[:height]
-            assert torch.equal((image[0, :height] * 255).round().long(), inside)
+            assert torch.equal(image[0, :height], inside)
             assert torch.equal(inside, inside[0, 0] + torch.arange(8).expand(height, 8))
             assert (label[height:] == IGNORE_INDEX).all() and (image[:, height:] == 0).all()
             places.add(inside[0, 0].item())

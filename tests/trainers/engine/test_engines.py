@@ -259,3 +259,12 @@ def test_a_device_that_is_not_there_is_named() -> None:
     for name in ("cuda:17", "abacus"):
         with pytest.raises(ValueError, match=name):
             resolve_device(name)
+
+
+def test_a_gpu_that_is_named_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [resolve_device("cuda:1")] == chosen == [torch.device("cuda:1")]
+    resolve_device("cpu")
+    assert len(chosen) == 1

@@ -5,6 +5,7 @@ from typing import Any
 import ignite.distributed as idist
 import pytest
 
+from trainers.foundation import processes
 from trainers.foundation.processes import from_first_process
 
 
@@ -13,14 +14,13 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Of two processes, what the first has told; the one that runs is the one of ``idist.get_rank``."""
     told: list[str] = []
 
-    def broadcast(message: str, src: int, safe_mode: bool) -> str:
-        assert src == 0 and safe_mode
+    def broadcast(message: str) -> str:
         if idist.get_rank() == 0:
             told.append(message)
         return told[-1]
 
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(idist, "broadcast", broadcast)
+    monkeypatch.setattr(processes, "_told", broadcast)
     return told
 
 
@@ -46,5 +46,5 @@ def test_all_processes_hear_of_an_error(wire: list[str], monkeypatch: pytest.Mon
 
 
 def test_a_process_on_its_own_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idist, "broadcast", None)
+    monkeypatch.setattr(processes, "_told", None)
     assert from_first_process(lambda: [1, 2]) == [1, 2]
