@@ -35,6 +35,11 @@ def use_triton(enabled: bool = True) -> None:
     _is_used = enabled
 
 
+def uses_triton() -> bool:
+    """Whether the kernel is chosen, for what it can do."""
+    return _is_used
+
+
 def takes_triton(value: Tensor, offsets: Tensor) -> bool:
     """Whether these are sampled by the kernel.
 
