@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.deformable.triton_sampling import uses_triton
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
@@ -59,8 +59,10 @@ class Recomputation:
         channels, samples, hidden = pixels.mask_projection.in_channels, 0, 0
         for layer in pixels.layers:
             assert isinstance(layer, DeformableEncoderLayer)
+            expand = layer.feedforward[0]
+            assert isinstance(expand, nn.Linear)
             samples += channels * (layer.attention.num_levels * layer.attention.num_points + 1)
-            hidden += 2 * channels + layer.feedforward[0].out_features
+            hidden += 2 * channels + expand.out_features
         return cls(samples=samples, hidden=hidden, stride_4=2 * channels, text=text)
 
     def size(self, pyramid: Sequence[Tensor], text: Tensor | None) -> int:
