@@ -13,11 +13,11 @@ from mtaclip_plugin.decoder.deformable.triton_sampling import uses_triton
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
 from mtaclip_plugin.decoder.pixel_decoder import DeformableEncoderLayer, DeformablePixelDecoder, PixelDecoder
 
-SHARE = 1 / 8
+SHARE = 1 / 6
 """Of a GPU's memory, what may be kept that could be made again.
 
-At 512 x 512 on a ResNet-50 a training step that keeps it takes three and a half times as much. So where an eighth is
-enough for it, half of the memory is for the step.
+At 512 x 512 on a ResNet-50 a training step that keeps it takes two and a half times as much in all. So where a sixth is
+enough for it, half of the memory is for the step, with some left for a larger encoder.
 """
 
 

@@ -78,8 +78,8 @@ def test_the_count_is_about_what_is_kept_more(options: dict[str, Any], monkeypat
     assert counts == pytest.approx([sizes[False] - sizes["auto"]], rel=0.15)
 
 
-def test_a_gpu_keeps_what_an_eighth_of_its_memory_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=800))
+def test_a_gpu_keeps_what_a_sixth_of_its_memory_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=600))
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert memory.has_to_spare(cuda, 100) and not memory.has_to_spare(cuda, 101)
     assert not memory.has_to_spare(cpu, 1)
