@@ -128,6 +128,8 @@ MODULES = [module.name for module in pkgutil.walk_packages(mta.__path__, "mtacli
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name: str) -> None:
+    if name.endswith(".triton_kernels"):
+        pytest.importorskip("triton")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

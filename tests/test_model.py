@@ -231,6 +231,7 @@ def test_permuted_classes_give_permuted_logits() -> None:
         ({"classification": "text", "text_encoder": None}, "needs text, but text_encoder is None"),
         ({"untrained_names": ["dog"], "text_encoder": None}, r"untrained_names=\['dog'\] needs text, but"),
         ({"pixel_decoder": "unet"}, "pixel_decoder must be one of"),
+        ({"recompute": "never"}, "recompute must be one of 'auto', True, False, got 'never'"),
         ({"encoder_depth": 2}, "encoder_depth"),
         ({"num_queries": 0}, "num_queries must be 1 or more, got 0"),
         ({"num_prompts": 0}, "num_prompts must be 1 or more, got 0"),

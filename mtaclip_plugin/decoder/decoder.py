@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.heads import TokenPrediction
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
+from mtaclip_plugin.decoder.memory import Recomputation, has_to_spare
 from mtaclip_plugin.decoder.pixel_decoder import PixelDecoder
 from mtaclip_plugin.decoder.pixel_text import PixelAlignmentHead
+from mtaclip_plugin.decoder.recompute import Recompute, recomputing
 from mtaclip_plugin.encoders import StridePyramid
 from mtaclip_plugin.structures import MaskPrediction
 
@@ -60,6 +64,8 @@ class MTACLIPDecoder(nn.Module):
         pixel_decoder: makes mask features and memories of them.
         mask_text_decoder: makes predictions of those and of text.
         pixel_head: compares mask features with text; ``None`` for not.
+        recompute: whether large tensors are made again in the backward pass; ``"auto"`` for not where a GPU has the
+            memory to keep them.
     """
 
     def __init__(
@@ -68,6 +74,8 @@ class MTACLIPDecoder(nn.Module):
         pixel_decoder: PixelDecoder,
         mask_text_decoder: MaskTextDecoder,
         pixel_head: PixelAlignmentHead | None = None,
+        *,
+        recompute: Recompute = "auto",
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
@@ -75,6 +83,8 @@ class MTACLIPDecoder(nn.Module):
         self.pixels = pixel_decoder
         self.tokens = mask_text_decoder
         self.pixel_head = pixel_head
+        self.recompute = recompute
+        self._recomputation = Recomputation.of(pixel_decoder, mask_text_decoder)
 
     @property
     def pixel_decoder(self) -> PixelDecoder:
@@ -94,12 +104,21 @@ class MTACLIPDecoder(nn.Module):
             text: (P, K+1, T) text embeddings; ``None`` without text.
             auxiliary: whether to predict at every layer.
         """
-        features = self.pixels(pyramid)
-        predictions = self.tokens(features, text, auxiliary=auxiliary)
+        with self._recomputing(pyramid, text):
+            features = self.pixels(pyramid)
+            predictions = self.tokens(features, text, auxiliary=auxiliary)
         pixel_logits = None
         if self.pixel_head is not None and text is not None:
             pixel_logits = self.pixel_head(features.mask_features, text)
         return DecoderOutput(predictions, features.mask_features, pixel_logits)
+
+    def _recomputing(self, pyramid: Sequence[Tensor], text: Tensor | None) -> AbstractContextManager[None]:
+        """In which what is large is kept or made again; a compiler weighs that of its own accord."""
+        if torch.compiler.is_compiling():
+            return nullcontext()
+        if self.recompute != "auto":
+            return recomputing(self.recompute)
+        return recomputing(not has_to_spare(pyramid[0].device, self._recomputation.size(pyramid, text)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         renamed = present_names(state_dict, prefix)

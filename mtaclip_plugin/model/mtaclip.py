@@ -25,6 +25,7 @@ from mtaclip_plugin.decoder import (
     MTACLIPDecoder,
     PixelAlignmentHead,
     PixelDecoderName,
+    Recompute,
     TextPositions,
     build_pixel_decoder,
     present_names,
@@ -103,6 +104,9 @@ class MTACLIP(SegmentingModel):
         image_std: their standard deviation.
         untrained_names: class names that the class head was never trained on: while there are any, evaluation
             classifies by text, ``"per_name"`` or alone. ``set_class_names`` keeps this record.
+        recompute: whether the backward pass makes large tensors of the decoder again instead of keeping them, for less
+            memory and more time; ``"auto"`` for not on a GPU that has the memory, by the count of ``Recomputation``.
+            The results are the same. Compilers decide it themselves.
         aux_params: parameters of smp's image-level ``ClassificationHead``; ``None`` for none.
         kwargs: passed to timm; smp's own encoders take ``output_stride`` alone.
 
@@ -166,6 +170,7 @@ class MTACLIP(SegmentingModel):
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         untrained_names: Sequence[str] | None = None,
+        recompute: Recompute = "auto",
         aux_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -173,6 +178,7 @@ class MTACLIP(SegmentingModel):
         check_choice("pixel_decoder", pixel_decoder, PixelDecoderName)
         check_choice("input_norm", input_norm, InputNorm)
         check_choice("text_positions", text_positions, TextPositions)
+        check_choice("recompute", recompute, Recompute)
         check_positive(in_channels=in_channels, classes=classes, num_queries=num_queries)
         check_positive(num_prompts=num_prompts, context_length=context_length, num_heads=num_heads)
         check_positive(decoder_channels=decoder_channels, decoder_layers=decoder_layers, decoder_ffn=decoder_ffn)
@@ -253,6 +259,7 @@ class MTACLIP(SegmentingModel):
                 learn_temperature=learn_temperature,
             ),
             PixelAlignmentHead(decoder_channels, shape[1]) if shape and pixel_scores > 0 else None,
+            recompute=recompute,
         )
         self.classification_head = None
         if aux_params is not None:

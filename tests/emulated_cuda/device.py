@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -318,6 +319,7 @@ def emulated_cuda() -> Iterator[None]:
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.current_device": lambda: 0,
         "torch.cuda.device_count": lambda: 1,
+        "torch.cuda.get_device_properties": lambda device=None: SimpleNamespace(total_memory=80 * 2**30),
         "torch.cuda.get_rng_state": lambda device=None: torch.get_rng_state(),
         "torch.cuda.set_rng_state": lambda state, device=None: None,
         "torch.cuda.manual_seed_all": lambda seed: None,

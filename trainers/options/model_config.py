@@ -74,6 +74,8 @@ class ModelConfig:
     """How much it counts for names that the class head was trained on, 0 to 1."""
     untrained_clip: float = 0.8
     """The same for names that it was not trained on."""
+    recompute: Literal["auto", True, False] = "auto"
+    """Make large tensors of the decoder again in the backward pass, which takes less memory and more time."""
 
 
 @dataclass(frozen=True)

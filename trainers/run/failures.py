@@ -50,8 +50,9 @@ def _explain(error: Exception) -> str | None:
         return f"The run stopped at {error}: {'free space on its disk' if full else 'put right what it names'}."
     if is_out_of_memory(error):
         return (
-            "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true or "
-            "--train.precision bf16, or lower --data.crop_size, --loss.num_points or --train.batch_size."
+            "The memory is full: raise --train.accumulate, set --train.gradient_checkpointing true, "
+            "--model.recompute true or --train.precision bf16, or lower --data.crop_size, --loss.num_points or "
+            "--train.batch_size."
         )
     if isinstance(error, DistError) or "Connection closed by peer" in str(error):
         return "Another process of the run has ended: see what it says."

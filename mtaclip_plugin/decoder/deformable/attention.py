@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.deformable.grid_sampling import grid_sampling
 from mtaclip_plugin.decoder.deformable.sparse_sampling import SparseSampling, sparse_sampling
+from mtaclip_plugin.decoder.deformable.triton_sampling import takes_triton, triton_sampling
 from mtaclip_plugin.decoder.positions import LevelShapes
 from mtaclip_plugin.decoder.recompute import recomputed
 
@@ -23,22 +24,26 @@ def deformable_sampling(
     What is kept for the backward pass are the inputs alone.
 
     Args:
-        value: (B, S, heads, d) values of all levels, flattened and concatenated.
+        value: (B, S, heads, d) values of all levels, flattened and concatenated; may be narrower than the others.
         offsets: (B, S', heads, levels, points, 2) (x, y) from the reference point, in cells of the level.
         weights: (B, S', heads, levels, points) attention weights.
         reference_points: (S', 2) (x, y) in [0, 1].
         level_shapes: height and width of each level; their areas sum to S.
 
     Returns:
-        (B, S', heads, d) sampled and summed values.
+        (B, S', heads, d) sampled and summed values, of the dtype of the values.
     """
-    inputs = (value, offsets, weights, reference_points, level_shapes)
+    if takes_triton(value, offsets):
+        return triton_sampling(value, offsets, weights, reference_points, level_shapes)
+    inputs = (value.to(offsets.dtype), offsets, weights, reference_points, level_shapes)  # of one dtype for the others
+    sampled: Tensor
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        sampled: Tensor = SparseSampling.apply(*inputs)
-        return sampled
-    if value.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
-        return sparse_sampling(*inputs)
-    return grid_sampling(value, offsets, weights, reference_points, level_shapes)
+        sampled = SparseSampling.apply(*inputs)
+    elif value.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
+        sampled = sparse_sampling(*inputs)
+    else:
+        sampled = grid_sampling(*inputs)
+    return sampled.to(value.dtype)
 
 
 class DeformableAttention(nn.Module):
@@ -92,15 +97,15 @@ class DeformableAttention(nn.Module):
             (B, S, D).
         """
         samples = (self.num_heads, self.num_levels, self.num_points)
-        # Places need more than the eight bits of a bfloat16, and sampling wants one dtype: at least float32.
+        # Places need more than the eight bits of a bfloat16.
         dtype = torch.promote_types(tokens.dtype, torch.float32)
         offsets = self._look(self.sampling_offsets, tokens, positions).to(dtype).unflatten(-1, (*samples, 2))
         weights = self._look(self.attention_weights, tokens, positions).to(dtype).unflatten(-1, (self.num_heads, -1))
-        value = self.value_projection(tokens).to(dtype).unflatten(-1, (self.num_heads, -1))
+        value = self.value_projection(tokens).unflatten(-1, (self.num_heads, -1))
         sampled = deformable_sampling(
             value, offsets, weights.softmax(-1).unflatten(-1, samples[1:]), reference_points, level_shapes
         )
-        return self.output_projection(sampled.flatten(2).to(tokens.dtype))
+        return self.output_projection(sampled.flatten(2))
 
     @staticmethod
     def _look(projection: nn.Linear, tokens: Tensor, positions: Tensor) -> Tensor:
