@@ -65,10 +65,11 @@ class Attention(nn.Module):
 def mask_kept_as_bool(mask: Tensor, num_heads: int) -> AbstractContextManager[object]:
     """Keeps the mask for the backward pass in a quarter of the memory: attention makes numbers, 0 and -inf, of it.
 
-    This works where attention keeps these numbers in the shape of the mask, as a CPU's does. What it keeps in another
-    shape, for instance repeated for each head, stays as it is.
+    A CPU's attention keeps these numbers in the shape of the mask; others repeat them for each head, where nothing is
+    saved this way.
     """
-    if num_heads == 1 or torch.compiler.is_compiling():  # of one head, other tensors could be of the mask's shape
+    # Of one head, other tensors could be of the mask's shape.
+    if mask.device.type != "cpu" or num_heads == 1 or torch.compiler.is_compiling():
         return nullcontext()
 
     def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.dtype]:

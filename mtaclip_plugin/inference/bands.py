@@ -11,7 +11,9 @@ from torch import Tensor
 from mtaclip_plugin.structures import MaskPrediction
 
 BAND_BYTES = 16 * 2**20
-"""What maps and scores of a band may take: little beside a model, yet work enough for many cores."""
+"""What maps and scores of a band may take on a CPU: little beside a model, yet work enough for many cores."""
+GPU_BAND_BYTES = 256 * 2**20
+"""The same on other devices, which want more work at a time."""
 
 
 def full_maps(maps: Tensor, prediction: MaskPrediction) -> Tensor:
@@ -42,7 +44,8 @@ def map_bands(maps: Tensor, prediction: MaskPrediction, *, num_classes: int) -> 
     (height, width), (padded_height, padded_width) = prediction.image_size, prediction.padded_size
     batch, count, cells, _ = maps.shape
     stride = padded_height // cells
-    step = max(1, BAND_BYTES // (4 * batch * (count + num_classes) * stride * padded_width))
+    band_bytes = BAND_BYTES if maps.device.type == "cpu" else GPU_BAND_BYTES
+    step = max(1, band_bytes // (4 * batch * (count + num_classes) * stride * padded_width))
     for top in range(0, -(-height // stride), step):
         bottom = min(top + step, cells)
         # Rows of the band look at one more cell above and below it: with these they are those of the whole image.
