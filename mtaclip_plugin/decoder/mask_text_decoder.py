@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from mtaclip_plugin.decoder.heads import PredictionHead, TokenPrediction
 from mtaclip_plugin.decoder.layers import MaskTextDecoderLayer
 from mtaclip_plugin.decoder.pixel_decoder import PixelFeatures
 from mtaclip_plugin.decoder.positions import sine_positions
+from mtaclip_plugin.structures import predictions_at_once
 
 InputNorm = Literal["text", "all"]
 TextPositions = Literal["prompt", "token"]
@@ -93,16 +95,36 @@ class MaskTextDecoder(nn.Module):
         memories, memory_keys = self._memories(features)
         resized = self._resized_mask_features(features)
 
-        predictions = []
-        hidden, mask_embed, text_embed = self._embed(tokens)
+        embedded = [self._embed(tokens)]
         for index, layer in enumerate(self.layers):
-            if auxiliary:
-                predictions.append(self.head(hidden, mask_embed, text, text_embed))
             level = index % len(memories)
-            mask = attention_mask(self._of_all_tokens(hidden, mask_embed, text_embed), resized[level])
+            mask = attention_mask(self._of_all_tokens(*embedded[-1]), resized[level])
             tokens = layer(tokens, positions, memories[level], memory_keys[level], mask)
-            hidden, mask_embed, text_embed = self._embed(tokens)
-        predictions.append(self.head(hidden, mask_embed, text, text_embed))
+            embedded.append(self._embed(tokens))
+            if not auxiliary:
+                del embedded[0]
+        return self._predict(embedded, text)
+
+    def _predict(
+        self, embedded: Sequence[tuple[Tensor, Tensor, Tensor | None]], text: Tensor | None
+    ) -> list[TokenPrediction]:
+        """The predictions of layers, of what ``_embed`` made of their tokens."""
+        step = 1
+        if not torch.compiler.is_compiling():  # a compiler fuses small operations by itself, and exports keep one path
+            hidden = embedded[0][0]
+            columns = 1 if text is None else text.shape[-1]
+            step = predictions_at_once(hidden.shape[0] * hidden.shape[1] * columns, hidden.device)
+        predictions: list[TokenPrediction] = []
+        for start in range(0, len(embedded), step):
+            layers = embedded[start : start + step]
+            if len(layers) == 1:
+                hidden, mask_embed, text_embed = layers[0]
+                predictions.append(self.head(hidden, mask_embed, text, text_embed))
+                continue
+            hidden, mask_embed = (torch.cat(of_layers) for of_layers in list(zip(*layers, strict=True))[:2])
+            text_embeds = [text_embed for *_, text_embed in layers if text_embed is not None]
+            text_embed = torch.cat(text_embeds) if text_embeds else None
+            predictions += self.head(hidden, mask_embed, text, text_embed).split(len(layers))
         return predictions
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

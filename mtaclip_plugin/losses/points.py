@@ -129,18 +129,21 @@ def uncertain_points(mask_logits: Tensor, candidates: Tensor, valid: Tensor, *, 
     """The candidates where a mask is least certain (PointRend): smallest |logit|, the invalid ones last.
 
     Args:
-        mask_logits: (N, h, w).
+        mask_logits: (N, h, w), or (S, N, h, w) of S predictions that share the candidates.
         candidates: (N, C, 2).
         valid: (N, C) bool.
         num_points: how many of the C candidates to take.
 
     Returns:
-        (N, num_points, 2) points, in no particular order.
+        (N, num_points, 2) or (S, N, num_points, 2) points, in no particular order.
     """
-    uncertainty = -sample_features(mask_logits[:, None], candidates)[:, 0].abs()
+    layers = mask_logits[None] if mask_logits.ndim == 3 else mask_logits
+    uncertainty = -sample_features(layers.transpose(0, 1), candidates).abs()
     # Unsorted is twice as fast on a CPU, and all that follows is a sum over points.
-    chosen = uncertainty.masked_fill(~valid, -torch.inf).topk(num_points, dim=1, sorted=False).indices
-    return candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    chosen = uncertainty.masked_fill(~valid[:, None], -torch.inf).topk(num_points, dim=2, sorted=False).indices
+    shared = candidates[:, None].expand(-1, len(layers), -1, -1)
+    points = shared.gather(2, chosen[..., None].expand(-1, -1, -1, 2)).transpose(0, 1)
+    return points[0] if mask_logits.ndim == 3 else points
 
 
 def _pixels_under(label_map: Tensor, points: Tensor, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
