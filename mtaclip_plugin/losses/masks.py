@@ -89,7 +89,7 @@ def mask_losses(
     batch, image = len(targets.classes), matches.image
     num_uncertain = int(importance_ratio * num_points)
     features = full_precision(predictions[-1].mask_features)
-    mask_embed = torch.stack([full_precision(prediction.mask_embed) for prediction in predictions])
+    mask_embed = full_precision(torch.stack([prediction.mask_embed for prediction in predictions]))
     draw = partial(random_points, batch, device=image.device, dtype=features.dtype, generator=generator)
     candidates, others = draw(int(num_points * oversample_ratio)), draw(num_points - num_uncertain)
     text_embed = None if empty_text is None else _text_embed(predictions)
@@ -123,7 +123,8 @@ def mask_losses(
     bce, dice = torch.cat(sums, 1)
     text = None
     if empty_text_bce is not None:
-        text = TextMaskLosses(*torch.cat(text_sums, 1), empty_bce=empty_text_bce)
+        text_bce, text_dice = torch.cat(text_sums, 1)
+        text = TextMaskLosses(bce=text_bce, dice=text_dice, empty_bce=empty_text_bce)
     return MaskLosses(bce=bce, dice=dice, empty_bce=empty_bce, text=text)
 
 
@@ -142,7 +143,7 @@ def _text_embed(predictions: Sequence[MaskPrediction]) -> Tensor:
             "the prediction has no masks of text queries for text_mask_weight to weigh: build the model with "
             "text_masks above 0, or set text_mask_weight to 0."
         )
-    return torch.stack([full_precision(embed) for embed in embeds if embed is not None])
+    return full_precision(torch.stack([embed for embed in embeds if embed is not None]))
 
 
 def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Tensor) -> Tensor:

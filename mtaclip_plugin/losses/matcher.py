@@ -144,8 +144,8 @@ class HungarianMatcher(nn.Module):
             for start in range(0, len(predictions), step):
                 # The queries of several predictions side by side, as if they were of one.
                 layers = predictions[start : start + step]
-                class_logits = torch.cat([full_precision(prediction.class_logits) for prediction in layers], 1)
-                mask_logits = torch.cat([full_precision(prediction.mask_embed) for prediction in layers], 1) @ features
+                class_logits = full_precision(torch.cat([prediction.class_logits for prediction in layers], 1))
+                mask_logits = full_precision(torch.cat([prediction.mask_embed for prediction in layers], 1)) @ features
                 of_classes = classes[:, None].expand(-1, class_logits.shape[1], -1)
                 class_cost = -class_logits.softmax(-1).gather(-1, of_classes)
                 mask_cost = pairwise_mask_bce(mask_logits, sampled.targets, sampled.valid)

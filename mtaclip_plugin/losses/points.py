@@ -119,7 +119,8 @@ def sample_labels(
     targets = points.new_zeros(rows, classes.shape[1], num_points)
     valid = torch.ones(rows, num_points, dtype=torch.bool, device=points.device)
     for ids, weight in _pixels_under(label_map, points, image):
-        targets += weight[:, None] * (ids[:, None] == classes[:, :, None])
+        if classes.shape[1]:
+            targets += weight[:, None] * (ids[:, None] == classes[:, :, None])
         if ignore_index is not None:
             valid &= ids != ignore_index
     return SampledLabels(targets=targets, valid=valid)
@@ -155,6 +156,7 @@ def _pixels_under(label_map: Tensor, points: Tensor, image: Tensor) -> Iterator[
     left, top = x.floor(), y.floor()
     ids, row_length = framed.flatten(), width + 2
     first = (image[:, None] * (height + 2) + top.long()) * row_length + left.long()
+    weights_x = ((0, left + 1 - x), (1, x - left))
     for down, weight_y in ((0, top + 1 - y), (1, y - top)):
-        for right, weight_x in ((0, left + 1 - x), (1, x - left)):
+        for right, weight_x in weights_x:
             yield ids[first + (down * row_length + right)], weight_x * weight_y
