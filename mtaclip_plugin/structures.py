@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+VALUES_AT_ONCE = 2**23
+"""Numbers in a tensor that a GPU makes of several predictions at once: where a batch is small, of all of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class MaskPrediction:
@@ -82,3 +85,13 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """
     # Only from page-locked memory does a GPU fetch by itself.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def predictions_at_once(values: int, device: torch.device) -> int:
+    """Of how many predictions to make something at once, so that no tensor of it outgrows ``VALUES_AT_ONCE``.
+
+    Args:
+        values: numbers in the largest tensor that is made of one prediction.
+        device: a GPU is kept waiting by many small operations, a CPU by what is larger than its caches.
+    """
+    return 1 if device.type == "cpu" else max(1, VALUES_AT_ONCE // max(1, values))

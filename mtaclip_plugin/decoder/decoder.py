@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtaclip_plugin.decoder.casts import with_weights_cast
 from mtaclip_plugin.decoder.heads import TokenPrediction
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
 from mtaclip_plugin.decoder.memory import Recomputation, has_to_spare
@@ -105,8 +106,8 @@ class MTACLIPDecoder(nn.Module):
             auxiliary: whether to predict at every layer.
         """
         with self._recomputing(pyramid, text):
-            features = self.pixels(pyramid)
-            predictions = self.tokens(features, text, auxiliary=auxiliary)
+            features = with_weights_cast(self.pixels, pyramid)
+            predictions = with_weights_cast(self.tokens, features, text, auxiliary=auxiliary)
         pixel_logits = None
         if self.pixel_head is not None and text is not None:
             pixel_logits = self.pixel_head(features.mask_features, text)

@@ -37,6 +37,14 @@ class TokenPrediction:
     text_logits: Tensor | None
     text_mask_embed: Tensor | None
 
+    def split(self, number: int) -> list[TokenPrediction]:
+        """The predictions of so many layers, whose tokens were one batch."""
+        parts = [
+            [None] * number if value is None else value.chunk(number)
+            for value in (self.class_logits, self.mask_embed, self.text_logits, self.text_mask_embed)
+        ]
+        return [TokenPrediction(*of_layer) for of_layer in zip(*parts, strict=True)]
+
 
 class MaskHead(nn.Module):
     """A three-layer perceptron from tokens to mask embeddings.

@@ -12,6 +12,7 @@ from mtaclip_plugin.decoder.heads import PredictionHead, TokenPrediction
 from mtaclip_plugin.decoder.layers import MaskTextDecoderLayer
 from mtaclip_plugin.decoder.pixel_decoder import PixelFeatures
 from mtaclip_plugin.decoder.positions import sine_positions
+from mtaclip_plugin.structures import predictions_at_once
 
 InputNorm = Literal["text", "all"]
 TextPositions = Literal["prompt", "token"]
@@ -93,17 +94,40 @@ class MaskTextDecoder(nn.Module):
         memories, memory_keys = self._memories(features)
         resized = self._resized_mask_features(features)
 
-        predictions = []
-        hidden, mask_embed, text_embed = self._embed(tokens)
+        at_once = self._read_at_once(tokens, text) if auxiliary else 1
+        predictions: list[TokenPrediction] = []
+        unread: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if auxiliary:
-                predictions.append(self.head(hidden, mask_embed, text, text_embed))
+            if at_once > 1:
+                unread.append(tokens)
+                mask_embed = self.head.mask_head(self.head.norm(tokens.detach()))
+            else:
+                hidden, mask_embed, text_embed = self._embed(tokens)
+                if auxiliary:
+                    predictions.append(self.head(hidden, mask_embed, text, text_embed))
+                mask_embed = self._of_all_tokens(hidden, mask_embed, text_embed)
             level = index % len(memories)
-            mask = attention_mask(self._of_all_tokens(hidden, mask_embed, text_embed), resized[level])
+            mask = attention_mask(mask_embed, resized[level])
             tokens = layer(tokens, positions, memories[level], memory_keys[level], mask)
-            hidden, mask_embed, text_embed = self._embed(tokens)
-        predictions.append(self.head(hidden, mask_embed, text, text_embed))
+        unread.append(tokens)
+        for start in range(0, len(unread), at_once):
+            of_layers = unread[start : start + at_once]
+            hidden, mask_embed, text_embed = self._embed(of_layers[0] if len(of_layers) == 1 else torch.cat(of_layers))
+            read = self.head(hidden, mask_embed, text, text_embed)
+            predictions += [read] if len(of_layers) == 1 else read.split(len(of_layers))
         return predictions
+
+    @staticmethod
+    def _read_at_once(tokens: Tensor, text: Tensor | None) -> int:
+        """Of how many layers the heads read the tokens (B, N, D) at once, after all of them; 1: after each layer.
+
+        Where a layer may look it tells at once, without a gradient, so reading later costs a second pass through the
+        mask head.
+        """
+        if torch.compiler.is_compiling():  # which fuses small operations by itself; and exports are for any batch
+            return 1
+        columns = tokens.shape[2] if text is None else max(tokens.shape[2], text.shape[2])
+        return predictions_at_once(tokens.shape[0] * tokens.shape[1] * columns, tokens.device)
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normed tokens (B, N, D), mask embeddings (B, Q, D) of mask tokens and, if asked for, of text tokens."""
@@ -138,11 +162,10 @@ class MaskTextDecoder(nn.Module):
             memory.flatten(2).transpose(1, 2) + level
             for memory, level in zip(features.memories, self.level_embedding.weight, strict=True)
         ]
-        keys = [
-            memory + sine_positions(level.shape[-2], level.shape[-1], level.shape[1], like=level)
-            for memory, level in zip(memories, features.memories, strict=True)
-        ]
-        return memories, keys
+        shapes = [(memory.shape[-2], memory.shape[-1]) for memory in features.memories]
+        positions = sine_positions(shapes, memories[0].shape[-1], like=features.memories[0])
+        parts = positions.split([height * width for height, width in shapes])
+        return memories, [memory + part for memory, part in zip(memories, parts, strict=True)]
 
     @staticmethod
     def _resized_mask_features(features: PixelFeatures) -> list[Tensor]:
@@ -168,5 +191,5 @@ def attention_mask(mask_embed: Tensor, resized_features: Tensor) -> Tensor:
         (B, 1, N, S) bool; no gradient flows through it.
     """
     inside = mask_embed.detach() @ resized_features >= 0  # where the sigmoid is at least one half
-    inside = inside | ~inside.any(-1, keepdim=True)
+    inside = inside == inside.any(-1, keepdim=True)  # of an empty mask, all is as empty as the whole
     return inside.unsqueeze(1)

@@ -110,17 +110,16 @@ class DeformablePixelDecoder(nn.Module):
         level_shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
         channels = maps[0].shape[1]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        areas = [height * width for height, width in level_shapes]
+        of_levels = sine_positions(level_shapes, channels, like=tokens).split(areas)
         positions = torch.cat(
-            [
-                sine_positions(height, width, channels, like=tokens) + level
-                for (height, width), level in zip(level_shapes, self.level_embedding.weight, strict=True)
-            ]
+            [cells + level for cells, level in zip(of_levels, self.level_embedding.weight, strict=True)]
         )
         reference_points = torch.cat([cell_centers(h, w, like=tokens) for h, w in level_shapes])
         for layer in self.layers:
             tokens = layer(tokens, positions, reference_points, level_shapes)
 
-        parts = tokens.transpose(1, 2).split([h * w for h, w in level_shapes], -1)
+        parts = tokens.transpose(1, 2).split(areas, -1)
         stride_32, stride_16, stride_8 = (
             part.unflatten(-1, shape) for part, shape in zip(parts, level_shapes, strict=True)
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from mtaclip_plugin.losses.matcher import ClassMatcher, HungarianMatcher
 from mtaclip_plugin.losses.normalizers import LossNormalizers, all_class_weights
 from mtaclip_plugin.losses.pixels import pixel_losses
 from mtaclip_plugin.losses.points import PointSource, check_points
-from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets, check_pair
+from mtaclip_plugin.losses.targets import IgnoredPixels, MaskTargets, check_pair, shows_the_class
 from mtaclip_plugin.structures import MaskPrediction, full_precision, sent
 
 Assignment = Literal["hungarian", "by_class"]
@@ -207,7 +207,6 @@ class MTACLIPLoss(nn.Module):
         dtype = torch.promote_types(prediction.class_logits.dtype, torch.float32)
         weights = sent(torch.tensor(class_weights, dtype=dtype), prediction.class_logits.device)
 
-        terms = {}
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
             masks = mask_losses(
                 layers,
@@ -225,33 +224,38 @@ class MTACLIPLoss(nn.Module):
             if known is not None:
                 by_class = isinstance(self.matcher, ClassMatcher)
                 shares = labelled_shares(layers, targets, labels, known, self.num_points, generator, by_class=by_class)
-            for index, layer in enumerate(layers):
-                name, layer_labels = str(first + index), labels[index].flatten()
-                layer_shares = None if shares is None else shares[index].flatten()
-                terms[f"{name}/class"] = self.class_weight * class_loss(
-                    full_precision(layer.class_logits).flatten(0, 1),
-                    layer_labels,
-                    weights,
-                    normalizer=divisors.class_weights,
-                    shares=layer_shares,
+                shares = shares.flatten(1)
+            labels = labels.flatten(1)
+            of_class = partial(class_loss, class_weights=weights, normalizer=divisors.class_weights)
+            class_logits = [full_precision(layer.class_logits).flatten(0, 1) for layer in layers]
+            of_layers = {
+                "class": self.class_weight
+                * _by_prediction(of_class, logits=class_logits, labels=labels, shares=shares),
+                "mask": self.mask_weight * masks.bce / mask_divisor,
+                "dice": self.dice_weight * masks.dice / mask_divisor,
+            }
+            if masks.empty_bce is not None:
+                of_layers["absent"] = self.absent_mask_weight * masks.empty_bce / mask_divisor
+            if masks.text is not None:
+                text_weight = self.text_mask_weight / mask_divisor
+                of_layers["text_mask"] = text_weight * self.mask_weight * masks.text.bce
+                of_layers["text_dice"] = text_weight * self.dice_weight * masks.text.dice
+                of_layers["text_absent"] = text_weight * self.mask_weight * masks.text.empty_bce
+            text_logits = [layer.text_logits for layer in layers if layer.text_logits is not None]
+            if text_logits:
+                of_text = partial(contrastive_loss, mode=self.contrastive_mode, normalizer=divisors.class_weights)
+                of_layers["contrastive"] = self.contrastive_weight * _by_prediction(
+                    of_text,
+                    text_logits=[full_precision(logits).flatten(0, 1) for logits in text_logits],
+                    labels=labels,
+                    weights=weights[labels] * (1 if shares is None else shares),
                 )
-                terms[f"{name}/mask"] = self.mask_weight * masks.bce[index] / mask_divisor
-                terms[f"{name}/dice"] = self.dice_weight * masks.dice[index] / mask_divisor
-                if masks.empty_bce is not None:
-                    terms[f"{name}/absent"] = self.absent_mask_weight * masks.empty_bce[index] / mask_divisor
-                if masks.text is not None:
-                    text_weight = self.text_mask_weight / mask_divisor
-                    terms[f"{name}/text_mask"] = text_weight * self.mask_weight * masks.text.bce[index]
-                    terms[f"{name}/text_dice"] = text_weight * self.dice_weight * masks.text.dice[index]
-                    terms[f"{name}/text_absent"] = text_weight * self.mask_weight * masks.text.empty_bce[index]
-                if layer.text_logits is not None:
-                    terms[f"{name}/contrastive"] = self.contrastive_weight * contrastive_loss(
-                        full_precision(layer.text_logits).flatten(0, 1),
-                        layer_labels,
-                        weights[layer_labels] * (1 if layer_shares is None else layer_shares),
-                        mode=self.contrastive_mode,
-                        normalizer=divisors.class_weights,
-                    )
+            values = {name: of_layer.unbind() for name, of_layer in of_layers.items()}
+            terms = {
+                f"{first + index}/{name}": of_layer[index]
+                for index in range(len(layers))
+                for name, of_layer in values.items()
+            }
             if self.pixel_weight > 0:
                 pixels = pixel_losses(prediction, targets, known=known)
                 terms["pixels/cross_entropy"] = self.pixel_weight * pixels.cross_entropy / divisors.pixels
@@ -284,16 +288,18 @@ class MTACLIPLoss(nn.Module):
             padded_size=padded_size,
         )
         if num_classes == 1 and self.ignore_index == 255 and not self._binary_settled:
-            self._look_for_the_class(target, targets)
+            self._binary_settled = shows_the_class(target, targets)
         return targets
 
-    def _look_for_the_class(self, target: Tensor, targets: MaskTargets) -> None:
-        """Warns once of binary masks that seem to say 255 where they mean the class; at rest once one held a 1."""
-        self._binary_settled = any(targets.classes)
-        if not self._binary_settled and (target == self.ignore_index).any():
-            self._binary_settled = True
-            warnings.warn(
-                "the target of a single class holds 255, which is ignored, and no 1, which is the class: if 255 is to "
-                "mean the class, write 1 in its place.",
-                stacklevel=4,
-            )
+
+def _by_prediction(loss: Callable[..., Tensor], **inputs: Sequence[Tensor] | Tensor | None) -> Tensor:
+    """(S) losses of S predictions: a GPU looks at all of them at once, a CPU at one after another.
+
+    Args:
+        loss: takes leading dimensions.
+        **inputs: its inputs, S of each.
+    """
+    given = {name: values for name, values in inputs.items() if values is not None}
+    if next(iter(given.values()))[0].device.type == "cpu":
+        return torch.stack([loss(**dict(zip(given, own, strict=True))) for own in zip(*given.values(), strict=True)])
+    return loss(**{name: v if isinstance(v, Tensor) else torch.stack(list(v)) for name, v in given.items()})

@@ -107,22 +107,23 @@ def class_loss(
     With Z the sum of the labels' weights this is ``F.cross_entropy(logits, labels, class_weights)``.
 
     Args:
-        logits: (N, K+1) class logits.
-        labels: (N) int64 labels in [0, K]; K is "none".
+        logits: (..., N, K+1) class logits.
+        labels: (..., N) int64 labels in [0, K]; K is "none".
         class_weights: (K+1) weights w.
         normalizer: Z.
-        shares: (N) factors on the terms of the sum; all 1 if ``None``.
+        shares: (..., N) factors on the terms of the sum; all 1 if ``None``.
 
     Returns:
-        Scalar loss.
+        (...) losses, each of N terms.
 
     Example:
         >>> class_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1.0, 0.1]), normalizer=1.1)
         tensor(0.6931)
     """
-    if shares is None:
+    if shares is None and labels.ndim == 1:
         return F.cross_entropy(logits, labels, class_weights, reduction="sum") / normalizer
-    return (shares * F.cross_entropy(logits, labels, class_weights, reduction="none")).sum() / normalizer
+    terms = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), class_weights, reduction="none").view_as(labels)
+    return (terms if shares is None else shares * terms).sum(-1) / normalizer
 
 
 def contrastive_loss(
@@ -137,14 +138,14 @@ def contrastive_loss(
     - ``allpos``: :math:`\ell = -\frac{1}{P} \sum_p s_{py} + \log \sum_{p,k} e^{s_{pk}}`.
 
     Args:
-        text_logits: (N, P, K+1) similarities s of N queries and all prompts, times the logit scale.
-        labels: (N) int64 labels in [0, K]; K is "none".
-        weights: (N) weight w of each query.
+        text_logits: (..., N, P, K+1) similarities s of N queries and all prompts, times the logit scale.
+        labels: (..., N) int64 labels in [0, K]; K is "none".
+        weights: (..., N) weight w of each query.
         mode: which prompts are positives and negatives; the official default is "mixneg".
         normalizer: Z.
 
     Returns:
-        Scalar loss.
+        (...) losses, each of N terms.
 
     Raises:
         ValueError: If ``mode`` is none of the three.
@@ -155,18 +156,18 @@ def contrastive_loss(
         ... )  # log(1 + 4)
         tensor(1.6094)
     """
-    own = text_logits.gather(2, labels[:, None, None].expand(-1, text_logits.shape[1], 1)).squeeze(2)
+    own = text_logits.gather(-1, labels[..., None, None].expand(*text_logits.shape[:-1], 1)).squeeze(-1)
     if mode == "mixneg":
-        positive = own.max(1).values
-        denominator = text_logits.flatten(1).logsumexp(1)
+        positive = own.max(-1).values
+        denominator = text_logits.flatten(-2).logsumexp(-1)
     elif mode == "separateneg":
-        positive = own.max(1).values
-        own_columns = F.one_hot(labels, text_logits.shape[2]).bool()[:, None]
-        negatives = text_logits.masked_fill(own_columns, -torch.inf).flatten(1).logsumexp(1)
+        positive = own.max(-1).values
+        own_columns = F.one_hot(labels, text_logits.shape[-1]).bool()[..., None, :]
+        negatives = text_logits.masked_fill(own_columns, -torch.inf).flatten(-2).logsumexp(-1)
         denominator = torch.logaddexp(positive, negatives)
     elif mode == "allpos":
-        positive = own.mean(1)
-        denominator = text_logits.flatten(1).logsumexp(1)
+        positive = own.mean(-1)
+        denominator = text_logits.flatten(-2).logsumexp(-1)
     else:
         raise ValueError(f"contrastive mode must be 'mixneg', 'separateneg' or 'allpos', got {mode!r}.")
-    return (weights * (denominator - positive)).sum() / normalizer
+    return (weights * (denominator - positive)).sum(-1) / normalizer

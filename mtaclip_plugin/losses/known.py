@@ -89,7 +89,7 @@ def labelled_shares(
     images = torch.arange(len(features), device=features.device)
     no_class = images.new_empty(len(features), 0)
     sampled = sample_labels(targets.label_map, points, no_class, image=images, ignore_index=targets.ignore_index)
-    embed = torch.stack([full_precision(layer.mask_embed) for layer in layers])
+    embed = full_precision(torch.stack([layer.mask_embed for layer in layers]))
     masks = (embed @ sample_features(features, points)).sigmoid()
     on_labels = (masks @ sampled.valid.to(masks.dtype)[:, :, None]).squeeze(3)
     shares = on_labels / masks.sum(3).clamp(min=torch.finfo(masks.dtype).tiny)

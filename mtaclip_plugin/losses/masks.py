@@ -12,9 +12,16 @@ from torch import Tensor
 
 from mtaclip_plugin.losses.functional import mask_bce_loss, mask_dice_loss
 from mtaclip_plugin.losses.matcher import Matches
-from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels, uncertain_points
+from mtaclip_plugin.losses.points import (
+    PointSource,
+    SampledLabels,
+    random_points,
+    sample_features,
+    sample_labels,
+    uncertain_points,
+)
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction, full_precision
+from mtaclip_plugin.structures import MaskPrediction, full_precision, predictions_at_once
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def mask_losses(
     batch, image = len(targets.classes), matches.image
     num_uncertain = int(importance_ratio * num_points)
     features = full_precision(predictions[-1].mask_features)
-    mask_embed = torch.stack([full_precision(prediction.mask_embed) for prediction in predictions])
+    mask_embed = full_precision(torch.stack([prediction.mask_embed for prediction in predictions]))
     draw = partial(random_points, batch, device=image.device, dtype=features.dtype, generator=generator)
     candidates, others = draw(int(num_points * oversample_ratio)), draw(num_points - num_uncertain)
     text_embed = None if empty_text is None else _text_embed(predictions)
@@ -95,25 +102,37 @@ def mask_losses(
 
     masks = _chosen_masks(mask_embed, features, matches, matches.queries)
     text_masks = None if text_embed is None else _chosen_masks(text_embed, features, matches, matches.labels)
-    bce, dice, text_bce, text_dice = [], [], [], []
-    for layer, (mask_logits, labels) in enumerate(zip(masks, matches.labels, strict=True)):
-        uncertain = uncertain_points(mask_logits.detach(), candidates, valid, num_points=num_uncertain)
-        points = torch.cat([uncertain, others], dim=1)
+    step = predictions_at_once(candidates.shape[:2].numel(), image.device)
+    sums, text_sums = [], []
+    for start in range(0, len(masks), step):
+        span = slice(start, start + step)
+        of_masks = matches.labels[span]
+        uncertain = uncertain_points(masks[span].detach(), candidates, valid, num_points=num_uncertain)
+        points = torch.cat([uncertain, others.expand(len(of_masks), -1, -1, -1)], dim=2).flatten(0, 1)
+        del uncertain  # which is as large as the labels at the points
         sampled = sample_labels(
-            targets.label_map, points, labels[:, None], image=image, ignore_index=targets.ignore_index
+            targets.label_map,
+            points,
+            of_masks.reshape(-1, 1),
+            image=image.repeat(len(of_masks)),
+            ignore_index=targets.ignore_index,
         )
-        truth = sampled.targets[:, 0], sampled.valid
-        logits = sample_features(mask_logits[:, None], points)[:, 0]
-        bce.append(mask_bce_loss(logits, *truth).sum())
-        dice.append(mask_dice_loss(logits, *truth).sum())
+        sums.append(_losses_at(masks[span], points, sampled))
         if text_masks is not None:
-            logits = sample_features(text_masks[layer][:, None], points)[:, 0]
-            text_bce.append(mask_bce_loss(logits, *truth).sum())
-            text_dice.append(mask_dice_loss(logits, *truth).sum())
+            text_sums.append(_losses_at(text_masks[span], points, sampled))
+    bce, dice = torch.cat(sums, 1)
     text = None
     if empty_text_bce is not None:
-        text = TextMaskLosses(bce=torch.stack(text_bce), dice=torch.stack(text_dice), empty_bce=empty_text_bce)
-    return MaskLosses(bce=torch.stack(bce), dice=torch.stack(dice), empty_bce=empty_bce, text=text)
+        text_bce, text_dice = torch.cat(text_sums, 1)
+        text = TextMaskLosses(bce=text_bce, dice=text_dice, empty_bce=empty_text_bce)
+    return MaskLosses(bce=bce, dice=dice, empty_bce=empty_bce, text=text)
+
+
+def _losses_at(masks: Tensor, points: Tensor, truth: SampledLabels) -> Tensor:
+    """(2, S) cross-entropy and dice loss of (S, N, h, w) masks at (S·N, P, 2) points, summed over masks."""
+    logits = sample_features(masks.flatten(0, 1)[:, None], points)[:, 0]
+    losses = [loss(logits, truth.targets[:, 0], truth.valid) for loss in (mask_bce_loss, mask_dice_loss)]
+    return torch.stack([of_masks.unflatten(0, masks.shape[:2]).sum(1) for of_masks in losses])
 
 
 def _text_embed(predictions: Sequence[MaskPrediction]) -> Tensor:
@@ -124,11 +143,11 @@ def _text_embed(predictions: Sequence[MaskPrediction]) -> Tensor:
             "the prediction has no masks of text queries for text_mask_weight to weigh: build the model with "
             "text_masks above 0, or set text_mask_weight to 0."
         )
-    return torch.stack([full_precision(embed) for embed in embeds if embed is not None])
+    return full_precision(torch.stack([embed for embed in embeds if embed is not None]))
 
 
-def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Tensor) -> tuple[Tensor, ...]:
-    """(N, h, w) logits of one mask for each match, in each of S predictions; no others are computed.
+def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Tensor) -> Tensor:
+    """(S, N, h, w) logits of one mask for each match, in each of S predictions; no others are computed.
 
     In a batch without masks they are empty, yet tied to the graph: all inputs get a gradient, of zeros.
 
@@ -141,7 +160,7 @@ def _chosen_masks(embed: Tensor, features: Tensor, matches: Matches, chosen: Ten
     rows = torch.arange(len(embed), device=chosen.device)[:, None]
     of_images = embed[rows, matches.image, chosen].split(matches.counts, dim=1)
     masks = [torch.einsum("snd,dhw->snhw", *pair) for pair in zip(of_images, features.unbind(0), strict=True)]
-    return torch.cat(masks, dim=1).unbind(0)
+    return torch.cat(masks, dim=1)
 
 
 def _empty_bce(embed: Tensor, features: Tensor, targets: MaskTargets, empty: Tensor, points: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mtaclip_plugin.losses.functional import pairwise_mask_bce, pairwise_mask_dice
 from mtaclip_plugin.losses.points import PointSource, random_points, sample_features, sample_labels
 from mtaclip_plugin.losses.targets import MaskTargets
-from mtaclip_plugin.structures import MaskPrediction, full_precision, sent
+from mtaclip_plugin.structures import MaskPrediction, full_precision, predictions_at_once, sent
 
 # In place of a NaN or infinite cost: above every real one, small enough for float64 to tell those apart.
 _INVALID_COST = 1e9
@@ -138,15 +138,21 @@ class HungarianMatcher(nn.Module):
             # Sampling is linear: it commutes with the product by mask_embed, so all predictions share it.
             features = sample_features(features, points)
             sampled = sample_labels(targets.label_map, points, classes, image=images, ignore_index=targets.ignore_index)
+            num_queries = predictions[0].mask_embed.shape[1]
+            step = predictions_at_once(len(features) * num_queries * self.num_points, device)
             costs = []
-            for prediction in predictions:
-                mask_logits = full_precision(prediction.mask_embed) @ features
-                probabilities = full_precision(prediction.class_logits).softmax(-1)
-                class_cost = -probabilities[images[:, None], :, classes].mT
+            for start in range(0, len(predictions), step):
+                # The queries of several predictions side by side, as if they were of one.
+                layers = predictions[start : start + step]
+                class_logits = full_precision(torch.cat([prediction.class_logits for prediction in layers], 1))
+                mask_logits = full_precision(torch.cat([prediction.mask_embed for prediction in layers], 1)) @ features
+                of_classes = classes[:, None].expand(-1, class_logits.shape[1], -1)
+                class_cost = -class_logits.softmax(-1).gather(-1, of_classes)
                 mask_cost = pairwise_mask_bce(mask_logits, sampled.targets, sampled.valid)
                 dice_cost = pairwise_mask_dice(mask_logits, sampled.targets, sampled.valid)
                 costs.append(self.class_cost * class_cost + self.mask_cost * mask_cost + self.dice_cost * dice_cost)
-        return torch.stack(costs).nan_to_num(_INVALID_COST, _INVALID_COST, _INVALID_COST)
+        by_prediction = torch.cat(costs, 1).unflatten(1, (len(predictions), num_queries)).transpose(0, 1)
+        return by_prediction.nan_to_num(_INVALID_COST, _INVALID_COST, _INVALID_COST)
 
     def _warn_if_outnumbered(self, targets: MaskTargets, num_queries: int) -> None:
         most = max(len(classes) for classes in targets.classes)

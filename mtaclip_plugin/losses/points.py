@@ -119,7 +119,8 @@ def sample_labels(
     targets = points.new_zeros(rows, classes.shape[1], num_points)
     valid = torch.ones(rows, num_points, dtype=torch.bool, device=points.device)
     for ids, weight in _pixels_under(label_map, points, image):
-        targets += weight[:, None] * (ids[:, None] == classes[:, :, None])
+        if classes.shape[1]:
+            targets += weight[:, None] * (ids[:, None] == classes[:, :, None])
         if ignore_index is not None:
             valid &= ids != ignore_index
     return SampledLabels(targets=targets, valid=valid)
@@ -129,18 +130,21 @@ def uncertain_points(mask_logits: Tensor, candidates: Tensor, valid: Tensor, *, 
     """The candidates where a mask is least certain (PointRend): smallest |logit|, the invalid ones last.
 
     Args:
-        mask_logits: (N, h, w).
+        mask_logits: (N, h, w), or (S, N, h, w) of S predictions that share the candidates.
         candidates: (N, C, 2).
         valid: (N, C) bool.
         num_points: how many of the C candidates to take.
 
     Returns:
-        (N, num_points, 2) points, in no particular order.
+        (N, num_points, 2) or (S, N, num_points, 2) points, in no particular order.
     """
-    uncertainty = -sample_features(mask_logits[:, None], candidates)[:, 0].abs()
+    layers = mask_logits[None] if mask_logits.ndim == 3 else mask_logits
+    uncertainty = -sample_features(layers.transpose(0, 1), candidates).abs()
     # Unsorted is twice as fast on a CPU, and all that follows is a sum over points.
-    chosen = uncertainty.masked_fill(~valid, -torch.inf).topk(num_points, dim=1, sorted=False).indices
-    return candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    chosen = uncertainty.masked_fill(~valid[:, None], -torch.inf).topk(num_points, dim=2, sorted=False).indices
+    shared = candidates[:, None].expand(-1, len(layers), -1, -1)
+    points = shared.gather(2, chosen[..., None].expand(-1, -1, -1, 2)).transpose(0, 1)
+    return points[0] if mask_logits.ndim == 3 else points
 
 
 def _pixels_under(label_map: Tensor, points: Tensor, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -152,6 +156,7 @@ def _pixels_under(label_map: Tensor, points: Tensor, image: Tensor) -> Iterator[
     left, top = x.floor(), y.floor()
     ids, row_length = framed.flatten(), width + 2
     first = (image[:, None] * (height + 2) + top.long()) * row_length + left.long()
+    weights_x = ((0, left + 1 - x), (1, x - left))
     for down, weight_y in ((0, top + 1 - y), (1, y - top)):
-        for right, weight_x in ((0, left + 1 - x), (1, x - left)):
+        for right, weight_x in weights_x:
             yield ids[first + (down * row_length + right)], weight_x * weight_y

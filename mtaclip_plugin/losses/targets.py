@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -114,6 +115,25 @@ def check_pair(prediction: MaskPrediction, target: Tensor) -> None:
     expected = (len(prediction.class_logits), *prediction.image_size)
     if target.shape != expected:
         raise ValueError(f"target must have the shape (B, H, W) of the images, {expected}, got {tuple(target.shape)}.")
+
+
+def shows_the_class(target: Tensor, targets: MaskTargets) -> bool:
+    """Whether binary masks have shown how the class is written: a 1 did, or a warning asked if 255 is meant to be it.
+
+    Args:
+        target: (B, H, W) masks in which 255 is ignored.
+        targets: what was made of them.
+    """
+    if any(targets.classes):
+        return True
+    if not (target == 255).any():
+        return False
+    warnings.warn(
+        "the target of a single class holds 255, which is ignored, and no 1, which is the class: if 255 is to "
+        "mean the class, write 1 in its place.",
+        stacklevel=4,
+    )
+    return True
 
 
 def _class_first(mask: Tensor, ignore_index: int) -> Tensor:

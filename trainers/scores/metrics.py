@@ -12,6 +12,7 @@ from ignite.metrics.metric import reinit__is_reduced
 from torch import Tensor
 
 from trainers.scores.boundary import BoundaryCounts
+from trainers.scores.counting import count_ids
 from trainers.scores.zero_shot import ZeroShotScores, known, zero_shot_scores
 
 
@@ -45,8 +46,7 @@ class LabelConfusionMatrix(ConfusionMatrix):
             )
         self._num_examples += labels.shape[0]
         valid = (labels >= 0) & (labels < self.num_classes)
-        cells = labels[valid] * self.num_classes + prediction[valid]
-        counts = torch.bincount(cells, minlength=self.num_classes**2)
+        counts = count_ids(labels * self.num_classes + prediction, valid, self.num_classes**2)
         self.confusion_matrix += counts.view(self.num_classes, self.num_classes).to(self.confusion_matrix)
 
 
