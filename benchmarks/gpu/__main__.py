@@ -17,6 +17,7 @@ from benchmarks.gpu.bench import Bench, Outcome, sentence
 from benchmarks.gpu.images import measure_images
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.parity import check_all
+from benchmarks.gpu.sampling import measure_sampling
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.trainings import train_heads
 from benchmarks.gpu.waits import count_waits
@@ -25,6 +26,7 @@ from trainers.foundation.errors import UserError, main_guard
 
 PARTS = {
     "parity": "The same as on a CPU",
+    "sampling": "The kernel in Triton",
     "waits": "Waits",
     "steps": "Training steps",
     "images": "Images",
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Bench(device, quick=options.quick, seconds=60 * options.minutes)
     measure: dict[str, Callable[[Bench], Outcome]] = {
         "parity": check_all,
+        "sampling": measure_sampling,
         "waits": count_waits,
         "steps": measure_steps,
         "images": measure_images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from benchmarks.gpu.parity import compile_backend
 from benchmarks.measure import MEBIBYTE
 from benchmarks.peers import Contender, Scene
 from benchmarks.report import Section
+from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton, uses_triton
 
 OURS, MASK2FORMER, ENCODER = "mtaclip", "Mask2Former", "encoder alone"
 ROUNDS = 10
@@ -32,6 +33,7 @@ class Step:
         side: of an image, in pixels.
         precision: "float32" or "bf16".
         compiled: whether the model is.
+        triton: whether it samples by the kernel.
         seconds: the median; ``None`` where it could not be measured.
         peak: bytes at most; ``None`` where there are no such counts.
         problem: why it could not be measured.
@@ -41,7 +43,8 @@ class Step:
     batch: int
     side: int
     precision: str
-    compiled: bool
+    compiled: bool = False
+    triton: bool = False
     seconds: float | None = None
     peak: int | None = None
     problem: str = ""
@@ -70,23 +73,28 @@ def _rows(bench: Bench) -> Iterator[Step]:
     for side, batch in sizes:
         for precision in ("bf16", "float32"):
             for model in (ENCODER, MASK2FORMER, OURS):
-                yield Step(model, batch, side, precision, compiled=False)
+                yield Step(model, batch, side, precision)
         if side == sizes[0][0] and batch != 8:
+            if bench.on_gpu:
+                yield Step(OURS, batch, side, "bf16", triton=True)
             yield Step(OURS, batch, side, "bf16", compiled=True)
 
 
 def _measured(step: Step, bench: Bench) -> Step:
     """The row with what was measured, or with why it was not."""
     if step.model == MASK2FORMER and not peers.has_transformers():
-        return _without(step, "transformers is not installed")
+        return replace(step, problem="transformers is not installed")
     if bench.left < LEAST_SECONDS:
-        return _without(step, "no time left")
+        return replace(step, problem="no time left")
     builders: dict[str, Callable[[Scene], Contender]] = {
         OURS: peers.mtaclip,
         MASK2FORMER: peers.mask2former,
         ENCODER: peers.bare_encoder,
     }
+    before = uses_triton()
     try:
+        if step.triton:
+            use_triton()
         scene = Scene.random(batch=step.batch, side=step.side, num_classes=bench.num_classes, device=str(bench.device))
         contender = builders[step.model](scene)
         contender.model.train()
@@ -96,25 +104,26 @@ def _measured(step: Step, bench: Bench) -> Step:
         bench.forget_peak()
         seconds = bench.seconds_of(run, rounds=1 if bench.quick else ROUNDS)
         peak = torch.cuda.max_memory_allocated(bench.device) if bench.on_gpu else None
-        return Step(step.model, step.batch, step.side, step.precision, step.compiled, statistics.median(seconds), peak)
+        return replace(step, seconds=statistics.median(seconds), peak=peak)
     except Exception as error:  # the other rows have something to say, whatever it was
-        return _without(step, sentence(error))
+        return replace(step, problem=sentence(error))
     finally:
+        use_triton(before)
         bench.free()
 
 
-def _without(step: Step, problem: str) -> Step:
-    return Step(step.model, step.batch, step.side, step.precision, step.compiled, problem=problem)
-
-
 def _name(step: Step) -> str:
-    return f"{step.model}, compiled" if step.compiled else step.model
+    return f"{step.model}{', kernel in Triton' * step.triton}{', compiled' * step.compiled}"
 
 
 def _section(side: int, batch: int, steps: list[Step], *, on_gpu: bool) -> Section:
     rows = []
     for step in steps:
-        alike = {other.model: other for other in steps if other.precision == step.precision and not other.compiled}
+        alike = {
+            other.model: other
+            for other in steps
+            if other.precision == step.precision and not (other.compiled or other.triton)
+        }
         peer, encoder = alike.get(MASK2FORMER), alike[ENCODER]
         cells = [_name(step), step.precision]
         if step.seconds is None:

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -13,7 +14,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import parity, waits
+from benchmarks.gpu import parity, sampling, waits
 from benchmarks.gpu.bench import Bench, Outcome
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.parity import Check, difference
@@ -31,6 +32,13 @@ def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "has_transformers", lambda: False)
     monkeypatch.setattr(peers, "MTACLIPLoss", partial(MTACLIPLoss, num_points=64))
     monkeypatch.setattr(parity, "MTACLIPLoss", lambda num_points: MTACLIPLoss(num_points=64))
+
+
+class OnGPU(Bench):
+    """A bench of a CPU that takes itself for one of a GPU."""
+
+    on_gpu = property(lambda self: True)
+    synchronize = free = lambda self: None
 
 
 def bench_on_cpu() -> Bench:
@@ -76,7 +84,7 @@ def test_a_part_that_fails_leaves_the_others(
     program.main(["--quick", "--output", str(tmp_path), "--parts", "parity,waits"])
     page = (tmp_path / "gpu.md").read_text()
     assert "| parity | RuntimeError: the card / is gone |" in page and "| it | 1 |" in page
-    assert page.count("Not measured.") == 3
+    assert page.count("Not measured.") == len(program.PARTS) - 2
     assert "RuntimeError" in capsys.readouterr().err  # with its lines
 
 
@@ -121,9 +129,6 @@ def test_waits_are_told_by_the_line_that_waits(monkeypatch: pytest.MonkeyPatch) 
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
             return super().terms(*inputs, **options)
 
-    class OnGPU(Bench):
-        on_gpu = property(lambda self: True)
-
     build = waits.build_criterion
 
     def build_waiting(*inputs: object, **options: object) -> object:
@@ -133,9 +138,24 @@ def test_waits_are_told_by_the_line_that_waits(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(waits, "build_criterion", build_waiting)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *inputs: None)
     monkeypatch.setattr(waits, "_trainer", lambda bench, folder, make=waits._trainer: make(bench_on_cpu(), folder))
     outcome = waits.count_waits(OnGPU(torch.device("cpu"), quick=True, seconds=60))
     ((place, count), last) = outcome.sections[0].rows
     assert place.startswith("tests/benchmarks/test_gpu.py:") and count == "1" and last == ("all", "1")
+
+
+def test_a_kernel_that_samples_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "ROUNDS", 1)
+    monkeypatch.setattr(sampling, "HEADS", 1)
+    monkeypatch.setattr(sampling, "WIDTH", 2)
+    bench = OnGPU(torch.device("cpu"), quick=True, seconds=60)
+
+    def small(**options: Any) -> sampling.Inputs:
+        return create(**{**options, "side": 64, "dtype": torch.float32})
+
+    create = sampling.Inputs.random
+    monkeypatch.setattr(sampling.Inputs, "random", small)
+    for factor, right in ((1.0, "yes"), (1.1, "**NO**")):
+        monkeypatch.setattr(sampling, "triton_sampling", lambda *x, by=factor: by * sampling.grid_sampling(*x))
+        (section,) = sampling.measure_sampling(bench).sections
+        assert len(section.rows) == 6 and {row[-1] for row in section.rows} == {right}
