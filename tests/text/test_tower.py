@@ -108,6 +108,17 @@ def test_no_network_is_one_sentence() -> None:
         TextTower("RN50", "openai")
 
 
+def test_what_a_hub_says_at_length_is_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*inputs: object, **options: object) -> None:
+        raise OSError("cannot be reached " * 40)
+
+    monkeypatch.setattr("mtaclip_plugin.text.clip.open_clip.create_model", fail)
+    with pytest.raises(
+        ConnectionError, match=r"\(cannot be reached [a-z ]{150,200} (cannot|be|reached) \.\.\.\); connect"
+    ):
+        TextTower("RN50", "openai")
+
+
 def test_a_file_that_holds_no_weights_is_named(tmp_path: Path) -> None:
     garbage, other = tmp_path / "garbage.pt", tmp_path / "other.pt"
     garbage.write_bytes(b"no weights")
