@@ -34,3 +34,16 @@ def test_training_and_prediction_are_one_graph_each(text: str) -> None:
         torch.testing.assert_close(one.text_logits, other.text_logits)
     compiled = torch.compile(model.predict_labels, fullgraph=True, backend="eager")
     assert torch.equal(compiled(images), model.predict_labels(images))
+
+
+@pytest.mark.parametrize("text", ["tiny-wide", "tiny-bidirectional"])
+def test_a_compiled_model_takes_other_names(text: str) -> None:
+    model = build(pixel_decoder="fpn", decoder_layers=1, classification="text", **TEXTS[text]).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    images = torch.randn(1, 3, 32, 64)
+    torch.compiler.reset()
+    with torch.no_grad():
+        for names in (None, ["box", "light"], ["box", "sky"], ["a", "b", "c", "d"]):
+            if names is not None:
+                model.set_class_names(names)
+            torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
