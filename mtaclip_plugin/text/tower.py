@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.hf_model import ClsPooler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -46,6 +47,11 @@ class TextTower:
         self.name = name
         self.model: Any = model.eval().requires_grad_(False)
         self.context_length: int = self.tokenizer.context_length or model.context_length
+        self._contexts = _Contexts()
+        self.token_embedding.register_forward_hook(self._contexts)
+        pooler: Any = getattr(self.text, "pooler", None)
+        if type(pooler) is ClsPooler:
+            self.text.pooler = _ClsPooler(pooler.use_pooler_output)
 
     @property
     def text(self) -> Any:
@@ -98,17 +104,42 @@ class TextTower:
         Returns:
             (N, T) text embeddings as the tower gives them, not normalised.
         """
-
-        def put_in_contexts(module: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
-            end = start + contexts.shape[1]
-            return torch.cat([embedded[:, :start], contexts.to(embedded.dtype), embedded[:, end:]], 1)
-
-        hook = self.token_embedding.register_forward_hook(put_in_contexts)
+        self._contexts.tensor, self._contexts.start = contexts, start
         try:
             with _attention_on(contexts.device):
                 return self.model.encode_text(ids, normalize=False)
         finally:
-            hook.remove()
+            self._contexts.tensor = None
+
+
+class _ClsPooler(ClsPooler):
+    """The same pooler by another name, to which open_clip gives all tokens, as to the other poolers.
+
+    To a ``ClsPooler`` itself it gives beside the pooled token all others, chosen by a mask. ``encode_text`` drops them,
+    but a GPU is waited for on the way, and a compiler does not know their number.
+    """
+
+
+class _Contexts:
+    """A hook on a token embedding that puts contexts in, where there are any.
+
+    It stays: a compiler can go through a hook, but not add one. And it does not know the tower, which would otherwise
+    keep itself in memory.
+
+    Attributes:
+        tensor: (N, L, width) vectors; ``None`` outside of ``TextTower.encode``.
+        start: position of the first one.
+    """
+
+    tensor: Tensor | None = None
+    start = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        """(N, S, width) embeddings with the contexts in place of the placeholders' own."""
+        if self.tensor is None:
+            return embedded
+        end = self.start + self.tensor.shape[1]
+        return torch.cat([embedded[:, : self.start], self.tensor.to(embedded.dtype), embedded[:, end:]], 1)
 
 
 def _attention_on(device: torch.device) -> AbstractContextManager[None]:

@@ -195,6 +195,14 @@ def test_the_default_way_gives_encode_text_and_the_plain_gradient(name: str) -> 
 
 
 @every_family
+def test_a_compiler_makes_one_graph_of_it(name: str) -> None:
+    learner = PromptLearner(tower_of(name), NAMES, num_prompts=2, context_length=3)
+    torch.compiler.reset()
+    embeddings = torch.compile(learner, fullgraph=True, backend="eager")()
+    assert embeddings.requires_grad and torch.equal(embeddings, learner())
+
+
+@every_family
 def test_only_the_contexts_are_trained_and_saved(name: str) -> None:
     learner = PromptLearner(tower_of(name), NAMES, num_prompts=2, context_length=3)
     learner().square().sum().backward()

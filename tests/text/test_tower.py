@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def test_contexts_stay_float32_under_autocast() -> None:
 def test_moving_the_learner_moves_the_tower() -> None:
     learner = PromptLearner(TextTower("tiny-flat", None), ["cat"], num_prompts=1, context_length=2).double()
     assert learner().dtype == torch.float64
+
+
+def test_a_copy_and_a_tower_that_failed_take_no_contexts_from_before() -> None:
+    learner = PromptLearner(TextTower("tiny-flat", None), ["cat"], num_prompts=1, context_length=2, shared_prefix=False)
+    other = copy.deepcopy(learner)
+    expected = learner().detach()
+    with pytest.raises(RuntimeError, match="size"):
+        learner.tower.encode(learner.ids[:, :5], learner.contexts.expand(2, -1, -1), learner.start)
+    assert learner.tower._contexts.tensor is None
+    with torch.no_grad():
+        learner.contexts.zero_()
+    assert torch.equal(other(), expected) and not torch.equal(learner(), expected)
 
 
 def test_attention_in_bfloat16_on_a_cpu_is_not_the_fused_one() -> None:
