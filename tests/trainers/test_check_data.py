@@ -17,6 +17,7 @@ from trainers.data.check import CHECKED_FILE, check_before_training
 from trainers.data.findings import BadSample, Finding, read_once
 from trainers.data.folder import FolderDataset
 from trainers.data.shapes import ShapesDataset
+from trainers.foundation import processes
 from trainers.options.parsing import parse_config
 from trainers.run.checkpoints import load_checkpoint
 
@@ -295,7 +296,7 @@ def test_the_first_of_several_processes_tells_the_others(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(idist, "broadcast", lambda message, **_: said.append(message) or said[0])
+    monkeypatch.setattr(processes, "_told", lambda message: said.append(message) or said[0])
     rests = []
     for rank in (0, 1):
         monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
