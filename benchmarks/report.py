@@ -104,6 +104,11 @@ def write_report(
     print(page)
 
 
+def error_sentence(error: BaseException) -> str:
+    """The kind of an error, and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def _processor() -> str:
     """The processor's name, which Python itself knows on few systems."""
     information = Path("/proc/cpuinfo")

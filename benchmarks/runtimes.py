@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.report import error_sentence
 from mtaclip_plugin import semantic_labels
 
 EAGER, COMPILED, ONNX = "eager", "torch.compile", "onnxruntime"
@@ -146,7 +147,7 @@ def compiled(name: str, module: LabelMap, images: Tensor) -> Way:
     try:
         return Way(name, COMPILED, run, _agreement(run, module, images))
     except Exception as error:
-        raise LeftOut(f"{name} does not compile here: {_sentence(error)}") from error
+        raise LeftOut(f"{name} does not compile here: {error_sentence(error)}") from error
 
 
 def in_onnxruntime(name: str, module: LabelMap, images: Tensor) -> Way:
@@ -166,7 +167,7 @@ def in_onnxruntime(name: str, module: LabelMap, images: Tensor) -> Way:
             run = _session(path, module)
         return Way(name, ONNX, run, _agreement(run, module, images))
     except Exception as error:
-        raise LeftOut(f"{name} does not run in {ONNX}: {_sentence(error)}") from error
+        raise LeftOut(f"{name} does not run in {ONNX}: {error_sentence(error)}") from error
 
 
 def _session(path: Path, module: LabelMap) -> Run:
@@ -188,8 +189,3 @@ def _session(path: Path, module: LabelMap) -> Run:
 
 def _agreement(run: Run, module: LabelMap, images: Tensor) -> float:
     return (run(images) == module(images)).double().mean().item()
-
-
-def _sentence(error: Exception) -> str:
-    """The kind of an error, and the beginning of what it says."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

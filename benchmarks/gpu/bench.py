@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from benchmarks.report import Section
+from benchmarks.report import Section, error_sentence
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class Bench:
         """K, ADE20K's number."""
         return 20 if self.quick else 150
 
-    def synchronize(self) -> None:
-        """Waits until the device has done all that it was asked for."""
-        if self.on_gpu:
-            torch.cuda.synchronize(self.device)
-
     def free(self) -> None:
         """Gives back memory that nothing holds any more, compiled code too."""
         torch.compiler.reset()
@@ -60,18 +54,6 @@ class Bench:
         """Counts memory from what is held now."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-
-    def seconds_of(self, function: Callable[[], object], *, rounds: int) -> list[float]:
-        """Seconds of each of some calls, after two that do not count: they find algorithms, and compile."""
-        seconds, unmeasured = [], 0 if self.quick else 2
-        for number in range(rounds + unmeasured):
-            self.synchronize()
-            start = time.perf_counter()
-            function()
-            self.synchronize()
-            if number >= unmeasured:
-                seconds.append(time.perf_counter() - start)
-        return seconds
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,5 @@ class Outcome:
 
 
 def sentence(error: BaseException) -> str:
-    """The kind of an error and the beginning of what it says, for a cell of a table."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".replace("|", "/")
+    """What went wrong, for a cell of a table."""
+    return "out of memory" if isinstance(error, torch.OutOfMemoryError) else error_sentence(error).replace("|", "/")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from benchmarks import peers, runtimes
 from benchmarks.gpu.bench import Bench, Outcome, sentence
 from benchmarks.gpu.parity import compile_backend
+from benchmarks.measure import time_in_turn
 from benchmarks.peers import Scene
 from benchmarks.report import Section
 from benchmarks.runtimes import LabelMap
@@ -63,7 +62,7 @@ def _measured(name: str, side: int, precision: str, bench: Bench) -> float | str
             with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 return run(images)
 
-        return statistics.median(bench.seconds_of(partial(label), rounds=1 if bench.quick else ROUNDS))
+        return time_in_turn({name: label}, 1 if bench.quick else ROUNDS, title=name).median(name)
     except Exception as error:  # the other rows have something to say, whatever it was
         return sentence(error)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, Outcome
 from benchmarks.gpu.parity import difference
+from benchmarks.measure import time_in_turn
 from benchmarks.report import Section
 from mtaclip_plugin.decoder.deformable.grid_sampling import grid_sampling
 from mtaclip_plugin.decoder.deformable.triton_sampling import triton_sampling
@@ -73,14 +73,12 @@ def measure_sampling(bench: Bench) -> Outcome:
             kernel, reference = inputs.by_kernel(), inputs.by_grid_sample()
             apart = max(difference(own, other) for own, other in zip(kernel, reference, strict=True))
             del kernel, reference
-            seconds = {
-                name: statistics.median(bench.seconds_of(run, rounds=ROUNDS))
-                for name, run in (("kernel", inputs.by_kernel), ("grid_sample", inputs.by_grid_sample))
-            }
-            ratio = seconds["kernel"] / seconds["grid_sample"]
+            ways = {"kernel": inputs.by_kernel, "grid_sample": inputs.by_grid_sample}
+            timed = time_in_turn(ways, ROUNDS, title=f"sampling, {batch} of {side}x{side}")
+            seconds = {name: timed.median(name) for name in ways}
             named = f"{batch} images of {side}x{side}", str(dtype).removeprefix("torch.")
-            timed = (f"{1000 * value:.2f}" for value in seconds.values())
-            rows.append((*named, *timed, f"{ratio:.2f}", f"{apart:.1e}", "yes" if apart <= limit else "**NO**"))
+            cells = *(f"{1000 * value:.2f}" for value in seconds.values()), f"{timed.ratio(*ways):.2f}"
+            rows.append((*named, *cells, f"{apart:.1e}", "yes" if apart <= limit else "**NO**"))
             numbers.append({"batch": batch, "side": side, "dtype": named[1], **seconds, "difference": apart})
             bench.free()
     columns = ("a layer", "values", "kernel, ms", "grid_sample, ms", "ratio", "largest difference", "right")

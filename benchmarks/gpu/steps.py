@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from benchmarks import peers
 from benchmarks.gpu.bench import Bench, Outcome, sentence
 from benchmarks.gpu.parity import compile_backend
-from benchmarks.measure import MEBIBYTE
+from benchmarks.measure import MEBIBYTE, time_in_turn
 from benchmarks.peers import Contender, Scene
 from benchmarks.report import Section
 from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton, uses_triton
@@ -102,9 +101,9 @@ def _measured(step: Step, bench: Bench) -> Step:
             contender.model.compile(dynamic=False, backend=compile_backend(bench))
         run = partial(contender.step, bf16=step.precision == "bf16")
         bench.forget_peak()
-        seconds = bench.seconds_of(run, rounds=1 if bench.quick else ROUNDS)
+        seconds = time_in_turn({step.model: run}, 1 if bench.quick else ROUNDS, title=_name(step))
         peak = torch.cuda.max_memory_allocated(bench.device) if bench.on_gpu else None
-        return replace(step, seconds=statistics.median(seconds), peak=peak)
+        return replace(step, seconds=seconds.median(step.model), peak=peak)
     except Exception as error:  # the other rows have something to say, whatever it was
         return replace(step, problem=sentence(error))
     finally:

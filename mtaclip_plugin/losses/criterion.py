@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtaclip_plugin.arguments import check_choice, check_weights
+from mtaclip_plugin.losses.by_prediction import by_prediction
 from mtaclip_plugin.losses.functional import ContrastiveMode, class_loss, contrastive_loss
 from mtaclip_plugin.losses.known import check_known, labelled_shares, without_unknown
 from mtaclip_plugin.losses.masks import mask_losses
@@ -229,8 +230,7 @@ class MTACLIPLoss(nn.Module):
             of_class = partial(class_loss, class_weights=weights, normalizer=divisors.class_weights)
             class_logits = [full_precision(layer.class_logits).flatten(0, 1) for layer in layers]
             of_layers = {
-                "class": self.class_weight
-                * _by_prediction(of_class, logits=class_logits, labels=labels, shares=shares),
+                "class": self.class_weight * by_prediction(of_class, logits=class_logits, labels=labels, shares=shares),
                 "mask": self.mask_weight * masks.bce / mask_divisor,
                 "dice": self.dice_weight * masks.dice / mask_divisor,
             }
@@ -244,7 +244,7 @@ class MTACLIPLoss(nn.Module):
             text_logits = [layer.text_logits for layer in layers if layer.text_logits is not None]
             if text_logits:
                 of_text = partial(contrastive_loss, mode=self.contrastive_mode, normalizer=divisors.class_weights)
-                of_layers["contrastive"] = self.contrastive_weight * _by_prediction(
+                of_layers["contrastive"] = self.contrastive_weight * by_prediction(
                     of_text,
                     text_logits=[full_precision(logits).flatten(0, 1) for logits in text_logits],
                     labels=labels,
@@ -290,16 +290,3 @@ class MTACLIPLoss(nn.Module):
         if num_classes == 1 and self.ignore_index == 255 and not self._binary_settled:
             self._binary_settled = shows_the_class(target, targets)
         return targets
-
-
-def _by_prediction(loss: Callable[..., Tensor], **inputs: Sequence[Tensor] | Tensor | None) -> Tensor:
-    """(S) losses of S predictions: a GPU looks at all of them at once, a CPU at one after another.
-
-    Args:
-        loss: takes leading dimensions.
-        **inputs: its inputs, S of each.
-    """
-    given = {name: values for name, values in inputs.items() if values is not None}
-    if next(iter(given.values()))[0].device.type == "cpu":
-        return torch.stack([loss(**dict(zip(given, own, strict=True))) for own in zip(*given.values(), strict=True)])
-    return loss(**{name: v if isinstance(v, Tensor) else torch.stack(list(v)) for name, v in given.items()})

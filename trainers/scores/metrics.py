@@ -46,7 +46,7 @@ class LabelConfusionMatrix(ConfusionMatrix):
             )
         self._num_examples += labels.shape[0]
         valid = (labels >= 0) & (labels < self.num_classes)
-        counts = count_ids(labels * self.num_classes + prediction, valid, self.num_classes**2)
+        counts = count_ids(labels.long() * self.num_classes + prediction, valid, self.num_classes**2)
         self.confusion_matrix += counts.view(self.num_classes, self.num_classes).to(self.confusion_matrix)
 
 

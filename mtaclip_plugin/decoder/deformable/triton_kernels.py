@@ -12,8 +12,11 @@ from torch import Tensor
 
 # A program has ROWS tokens of one head of one image. Tensors are (rows) or (rows, d): the d numbers of a cell lie side
 # by side in memory, so that a corner of a sample is read at once. Images of another size need no other kernel: sizes
-# are no constants, and those of levels are floating-point numbers, as Triton makes
-# kernels of their own for some integers.
+# are no constants, and those of levels are floating-point numbers, as Triton makes kernels of their own for some
+# integers.
+
+NUMBERS = 1024
+"""In the output of a program: eight for each of its 128 threads, in bfloat16 a load of 16 bytes."""
 
 
 @triton.jit
@@ -155,9 +158,7 @@ def launch(kernel: Any, *tensors: Tensor, level_shapes: Sequence[int], sizes: tu
         sizes: B, S, S', heads, points, d.
     """
     batch, cells, queries, heads, points, channels = sizes
-    rows = max(
-        1, 1024 // channels
-    )  # eight numbers for each of a program's 128 threads: one load of 16 bytes in bfloat16
+    rows = max(1, NUMBERS // channels)
     grid = (triton.cdiv(queries, rows), batch * heads)
     with torch.cuda.device_of(tensors[0]):  # Triton starts kernels on the current one
         kernel[grid](

@@ -31,6 +31,15 @@ def test_matches_a_loop_over_pixels_and_batches() -> None:
         metric.compute()
 
 
+def test_labels_of_8_bits_count_as_others_do() -> None:
+    """Their product with the number of classes is none that 8 bits hold."""
+    prediction, labels = torch.randint(0, 40, (2, 1, 6, 7))
+    stored, numbers = LabelConfusionMatrix(40), LabelConfusionMatrix(40)
+    stored.update((prediction, labels.to(torch.uint8)))
+    numbers.update((prediction, labels))
+    assert torch.equal(stored.compute(), numbers.compute())
+
+
 def test_attaches_to_an_evaluator() -> None:
     evaluator = Engine(lambda _, batch: batch)
     LabelConfusionMatrix(2).attach(evaluator, "confusion")
