@@ -58,7 +58,6 @@ def test_all_of_it_runs_quickly_on_a_cpu(tmp_path: Path) -> None:
     assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")
     checks = {check["name"]: check for check in parts["parity"]["numbers"]}
     assert checks["bank, float64: loss"]["found"] == checks["no text, float32: all gradients"]["found"] == 0
-    assert checks["compiled: loss"]["found"] <= 1e-4
     assert checks["a training: CPU, device, CPU"]["found"] == "6 of 6 steps"
     measured = [step for step in parts["steps"]["numbers"] if step["seconds"] is not None]
     assert {(step["model"], step["compiled"]) for step in measured} == {

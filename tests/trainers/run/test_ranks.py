@@ -112,7 +112,6 @@ def compiled_step_of_a_rank(local_rank: int, folder: str) -> None:
     torch.save((gradients, backend.frame_count), Path(folder) / f"{idist.get_rank()}.pt")
 
 
-@pytest.mark.exhaustive
 def test_two_compiled_ranks_have_the_gradients_of_one(tmp_path: Path, monkeypatch) -> None:
     model, _ = step("mtaclip", shift=OFF_THE_MIDDLE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
