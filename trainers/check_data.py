@@ -19,7 +19,7 @@ from trainers.options.data_config import DataConfig, data_root
 from trainers.options.parsing import parse_config
 from trainers.report.data_page import SplitReport, check_split, describe, find_faults
 from trainers.report.joint_page import describe_joint
-from trainers.text.text_bank import select_text
+from trainers.text.text_bank import load_text_bank
 
 
 def check_data(config: DataConfig) -> tuple[list[SplitReport], list[str]]:
@@ -71,7 +71,7 @@ def print_joint_report(config: Config, *, every: bool) -> bool:
         sets = {one.name: create_set(data, one, data.train_split, strict=False) for one in data.joint_sets}
         class_names = list(dict.fromkeys(name for each in sets.values() for name in each.class_names))
         bank = config.model.text_embeddings
-        text = None if bank is None else select_text(Path(bank), class_names)
+        text = None if bank is None else load_text_bank(Path(bank), class_names)
         print(*describe_joint(sets, class_names, text), sep="\n")
         JointDataset(sets)  # or what is wrong with them together
     return good

@@ -9,10 +9,12 @@ from trainers.data.class_selection import names_without, select_classes
 from trainers.data.folder import FolderDataset
 from trainers.data.joint import JointDataset, joint_names
 from trainers.data.kinds import UNSEEN, KindsDataset
+from trainers.data.pairs import PairDataset
 from trainers.data.published import LAYOUTS, published_dataset
 from trainers.data.reader import ImageReader
 from trainers.data.relabelled import Relabelled
 from trainers.data.shapes import ShapesDataset
+from trainers.data.subset import drawn
 from trainers.options.config import Config
 from trainers.options.data_config import DataConfig, data_root
 from trainers.options.sets_config import SetConfig
@@ -36,6 +38,8 @@ def create_dataset(config: DataConfig, split: str, *, strict: bool = True) -> Se
         weights = [one.weight for one in config.joint_sets if one.weight is not None]
         return JointDataset(create_sets(config, split, strict=strict), weights or None)
     dataset = _whole_dataset(config, split, strict=strict)
+    if isinstance(dataset, PairDataset) and split == config.train_split and config.train_images is not None:
+        dataset = drawn(dataset, config.train_images, config.train_images_seed)
     counted = names_without(dataset.class_names, config.ignore_classes, option="--data.ignore_classes")
     return select_classes(dataset, counted)
 

@@ -30,7 +30,7 @@ from trainers.run.checkpoints import Checkpoint
 from trainers.run.validation import evaluate_model
 from trainers.scores.by_set import ONLY
 from trainers.scores.metrics import SegmentationScores
-from trainers.text.text_bank import select_text
+from trainers.text.text_bank import load_text_bank
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def prepare_sets(
         split: See `prepare`.
         device: See `prepare`.
         scoring: See `prepare`.
-        text_embeddings: File of their names' text, see `trainers.text.text_bank.select_text`; ``None`` for the text of
-            the training, and what can be added to it, see `trainers.assemble.rename`.
+        text_embeddings: File of their names' text, see `trainers.text.text_bank.load_text_bank`; ``None`` for the text
+            of the training, and what can be added to it, see `trainers.assemble.rename`.
 
     Raises:
         UserError: See `prepare`; or there is no such data set, or no text of one of its names.
@@ -167,7 +167,7 @@ def prepare_sets(
             if only in (None, one.name):
                 dataset: SegmentationDataset = create_set(data, one, split or data.val_split)
                 dataset = _usable(dataset, data, f"{split or data.val_split} of {one.name}")
-                bank = None if text_embeddings is None else select_text(text_embeddings, dataset.class_names)
+                bank = None if text_embeddings is None else load_text_bank(text_embeddings, dataset.class_names)
                 vocabulary = set_vocabulary(checkpoint, dataset.class_names, bank)
                 loader = create_eval_loader(
                     dataset,

@@ -20,7 +20,7 @@ from trainers.options.config import Config
 from trainers.options.data_config import DataConfig
 from trainers.options.model_config import LossConfig, ModelConfig
 from trainers.run.checkpoints import Checkpoint
-from trainers.text.text_bank import BANKS, bank_encoder, load_text_bank, select_text
+from trainers.text.text_bank import BANKS, bank_encoder, load_text_bank
 
 
 def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
@@ -46,8 +46,7 @@ def create_vocabulary(config: Config, class_names: Sequence[str]) -> Vocabulary:
         )
     if not reads_bank(model.arch, model.text_encoder):
         return Vocabulary(tuple(class_names), unseen)
-    load = select_text if config.data.joint_sets else load_text_bank
-    bank = load(bank_file(config), class_names)
+    bank = load_text_bank(bank_file(config), class_names)
     check_bank_shape(bank.shape, len(class_names))
     return Vocabulary(tuple(class_names), unseen, bank, bank_encoder(bank_file(config)))
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-Purpose = Literal["window", "colours", "points", "model", "set", "order of a set"]
+Purpose = Literal["window", "colours", "points", "model", "set", "order of a set", "images"]
 """What random numbers are for; each has a stream of its own, independent of the others."""
 
 

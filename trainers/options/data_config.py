@@ -10,7 +10,7 @@ from typing import Literal
 
 from trainers.foundation.errors import UserError, require, user_errors
 from trainers.foundation.names import read_names
-from trainers.options.sets_config import SetConfig, SetName, check_sets, read_sets
+from trainers.options.sets_config import GENERATED, SetConfig, SetName, check_sets, read_sets
 
 DatasetName = Literal[SetName, "joint"]
 DATA_ROOT_VARIABLE = "MTACLIP_DATA"
@@ -43,6 +43,10 @@ class DataConfig:
     """Name of the split that is trained on."""
     val_split: str = "val"
     """Name of the split that is validated on."""
+    train_images: int | None = None
+    """How many images of the training split are used, for seeing what few labels are worth; null: all."""
+    train_images_seed: int = 0
+    """Which ones; of one seed, fewer images are among more."""
     channels: int | None = None
     """Bands of each image of the dataset "folder", in TIFF or .npy files of uint8, uint16 or float32, or in pictures;
     null: pictures of 8 bits in red, green and blue."""
@@ -91,6 +95,7 @@ class DataConfig:
         require(0 < low <= high, "--data.scale_range must be 0 < smallest <= largest")
         require(0 < self.max_class_share <= 1, "--data.max_class_share must be above 0 and at most 1")
         require(self.max_pixels is None or self.max_pixels >= 1, "--data.max_pixels must be at least 1")
+        self._check_train_images()
         self._check_bands()
 
     def _join(self) -> None:
@@ -105,6 +110,14 @@ class DataConfig:
         object.__setattr__(self, "dataset", "joint")
         channels = next((one.channels for one in sets if one.channels), None)
         object.__setattr__(self, "channels", self.channels or channels)
+
+    def _check_train_images(self) -> None:
+        """Refuses a number that leaves nothing to train on, or that a generated data set would not heed."""
+        require(self.train_images is None or self.train_images >= 1, "--data.train_images must be at least 1")
+        require(
+            self.train_images is None or not ({self.dataset, *(one.dataset for one in self.joint_sets)} & {*GENERATED}),
+            f"--data.train_images is for images on disk; of {' and '.join(GENERATED)} there are --data.train_length",
+        )
 
     def _check_bands(self) -> None:
         """Refuses what images with so many bands cannot have."""

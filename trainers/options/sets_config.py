@@ -6,7 +6,7 @@ import math
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -16,6 +16,8 @@ from trainers.foundation.errors import UserError, require
 SetName = Literal[
     "kinds", "shapes", "folder", "ade20k", "cityscapes", "voc2012", "pascal_context", "coco_stuff", "camvid"
 ]
+GENERATED: Final = ("kinds", "shapes")
+"""Data sets without files."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainers.data.batch import SegmentationDataset
+from trainers.options.sets_config import GENERATED
 from trainers.report.logbook import OVERLAYS
 from trainers.report.pictures import save_picture
 from trainers.run.checkpoints import BEST, LAST, Checkpoint
@@ -30,7 +31,7 @@ def summarize(best: Checkpoint, folder: Path, val_sets: Mapping[str, Segmentatio
     assert best.validation.scores is not None
     sets = best.validation.sets or {ONLY: SetScores(best.class_names, best.validation.scores)}
     images, names = "IMAGE ...", ""
-    if best.config.data.dataset in ("kinds", "shapes"):
+    if best.config.data.dataset in GENERATED:
         shown = _write_scenes(val_sets[ONLY], folder / SCENES, count=best.config.train.overlays)
         images = str(folder / SCENES)
         never_seen = [best.class_names[k] for k in best.vocabulary.unseen_ids if k in shown][:NAMED]

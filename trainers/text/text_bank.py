@@ -36,34 +36,10 @@ BANKS = {name: Path(__file__).parents[1] / "data" / f"{name}_text.safetensors" f
 
 
 def load_text_bank(path: Path, class_names: Sequence[str]) -> Tensor:
-    """The embeddings in a file, if they are those of the classes.
-
-    Args:
-        path: a ``.npy`` or ``.safetensors`` file; one of this program says which names it was made for.
-        class_names: the K names that it is needed for.
-
-    Returns:
-        (K,T) or (P,K+1,T), float32.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no bank, or was made for other class names.
-    """
-    embeddings = load_embeddings(path)
-    made_for = _metadata(path).get("class_names")
-    if made_for not in (None, needed := json.dumps(list(class_names))):
-        raise ValueError(
-            f"{path} was made for the classes {made_for}, not for {needed}; make one with "
-            "python -m trainers.text.text_bank."
-        )
-    return embeddings
-
-
-def select_text(path: Path, class_names: Sequence[str]) -> Tensor:
     """The embeddings of some names in a file that says which names it has; they may be more, and in another order.
 
     Args:
-        path: See `load_text_bank`; a file that does not say its names has those that it is needed for.
+        path: A ``.npy`` or ``.safetensors`` file; one that does not say its names has those that it is needed for.
         class_names: The K names that it is needed for; letters of either case are the same.
 
     Returns:
@@ -85,7 +61,7 @@ def select_text(path: Path, class_names: Sequence[str]) -> Tensor:
     if lacking:
         raise ValueError(
             f"{path} has no text of {few(lacking)}; make a bank of all names with python -m trainers.text.text_bank, "
-            "or give them names that it has by rename."
+            "or give them names that it has."
         )
     chosen = [rows[fold_name(name)] for name in class_names]
     return embeddings[chosen] if embeddings.ndim == 2 else embeddings[:, [*chosen, -1]]

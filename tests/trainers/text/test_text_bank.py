@@ -21,12 +21,20 @@ def test_the_bank_of_shapes_is_of_unit_norm_and_composes() -> None:
     assert row["yellow star"] @ row["dotted yellow star"] > row["yellow star"] @ row["red square"] + 0.1
 
 
-def test_a_bank_of_other_names_is_refused(tmp_path: Path) -> None:
+def test_rows_are_found_by_their_names(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
-    save_file({"text_embeddings": torch.eye(2)}, path, metadata={"class_names": '["cat", "dog"]'})
-    assert torch.equal(load_text_bank(path, ["cat", "dog"]), torch.eye(2))
-    with pytest.raises(ValueError, match=r'made for the classes \["cat", "dog"\], not for \["dog", "cat"\]'):
-        load_text_bank(path, ["dog", "cat"])
+    save_file({"text_embeddings": torch.eye(3)}, path, metadata={"class_names": '["cat", "dog", "Blue Jay"]'})
+    assert torch.equal(load_text_bank(path, ["cat", "dog", "Blue Jay"]), torch.eye(3))
+    assert load_text_bank(path, ["blue jay", "cat"]).tolist() == [[0, 0, 1], [1, 0, 0]]
+    with pytest.raises(ValueError, match=r"has no text of cow; make a bank of all names with python -m"):
+        load_text_bank(path, ["dog", "cow"])
+
+
+def test_none_stays_last_of_a_bank_of_prompts(tmp_path: Path) -> None:
+    path, bank = tmp_path / "bank.safetensors", torch.rand(2, 3, 5)
+    save_file({"text_embeddings": bank}, path, metadata={"class_names": '["cat", "dog"]'})
+    assert torch.equal(load_text_bank(path, ["dog", "cat"]), bank[:, [1, 0, 2]])
+    assert torch.equal(load_text_bank(path, ["dog"]), bank[:, [1, 2]])
 
 
 def test_a_bank_that_names_no_classes_is_taken(tmp_path: Path) -> None:
