@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-import torch
-
+from benchmarks.comparison.controls import Control, write_controls
 from benchmarks.comparison.options import comma_separated, comparison_parser, integers, parse_comparison
 from benchmarks.comparison.records import Record
 from benchmarks.comparison.rungs import FULL, GROUPS, bank_rungs, prompt_rungs
@@ -15,36 +15,9 @@ from benchmarks.comparison.study import Study
 from benchmarks.comparison.summary import Row
 from benchmarks.comparison.tables import accuracy_table, difference_table
 from benchmarks.comparison.trials import CLASSIFICATIONS, Trial
-from benchmarks.text_sources import random_bank, shuffled, write_bank
-from trainers.assemble import bank_file, create_dataset
-from trainers.foundation.errors import UserError, main_guard, user_errors
-from trainers.options.config import Config
-from trainers.text.text_bank import load_text_bank
+from trainers.foundation.errors import UserError, main_guard
 
-CONTROL_SEED = 0
-"""Of the order of shuffled rows, and of random ones: all trainings of a rung have the same text."""
-CONTROLS = {"shuffled": shuffled, "random": random_bank}
-"""Text that knows nothing of the classes, made of a bank and a seed."""
-
-
-def write_controls(config: Config, folder: Path) -> dict[str, Path]:
-    """Writes text that knows nothing of the classes: the configured bank shuffled among them, and random vectors.
-
-    Raises:
-        UserError: There is no bank of one row a class to make them of, or the folder's are of another one.
-    """
-    with user_errors():
-        class_names = create_dataset(config.data, config.data.train_split).class_names
-        bank = load_text_bank(bank_file(config), class_names)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {name: folder / f"{name}.safetensors" for name in CONTROLS}
-        for name, control in CONTROLS.items():
-            embeddings = control(bank, CONTROL_SEED)
-            if not files[name].exists():
-                write_bank(files[name], embeddings, class_names, f"{name}, of {bank_file(config).name}")
-            elif not torch.equal(load_text_bank(files[name], class_names), embeddings):
-                raise UserError(f"{files[name]} is of other text than {bank_file(config)}; choose another --output.")
-    return files
+CONTROLS: Final[Sequence[Control]] = ("shuffled", "random")
 
 
 def classification_records(records: Sequence[Record]) -> list[Record]:
@@ -76,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := [group for group in options.groups if group not in GROUPS]:
         raise UserError(f"There is no group {unknown[0]!r}; choose among {', '.join(GROUPS)}.")
     if "text" in options.groups:
-        banks |= write_controls(config, options.output / "banks")
+        banks |= write_controls(config, options.output / "banks", CONTROLS)
     rungs = bank_rungs(banks)
     if options.tower:
         tower = {"text_encoder": options.tower, "text_pretrained": options.tower_pretrained}

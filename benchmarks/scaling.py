@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Final, Literal, cast, get_args
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
 from benchmarks.comparison.class_groups import images_with_class
+from benchmarks.comparison.controls import CONTROLS, write_controls
 from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.figures import save_png
 from benchmarks.comparison.heads import HEADS, Head, with_head
@@ -35,7 +38,7 @@ DEFAULT_HEADS: Final = ("mtaclip", "mask2former", "fpn")
 BACKGROUND: Final = "background"
 
 Table = Mapping[str, Mapping[int, Spread]]
-"""Mean IoU of the seeds by head and value; NaN where a training is missing."""
+"""Mean IoU of the seeds by contender and value; NaN where a training is missing."""
 
 
 def with_images(config: Config, count: int) -> Config:
@@ -66,10 +69,36 @@ def with_classes(config: Config, count: int) -> Config:
 CHANGES: Final = {"classes": with_classes, "images": with_images}
 
 
+def contenders(heads: Sequence[Head], banks: Mapping[str, Path]) -> dict[str, Callable[[Config], Config]]:
+    """What is compared, as changes of one configuration, by name.
+
+    Args:
+        heads: see `benchmarks.comparison.heads`.
+        banks: files of other text for "mtaclip" by name.
+    """
+    changes: dict[str, Callable[[Config], Config]] = {head: partial(with_head, head=head) for head in heads}
+    return changes | {f"{name} text": partial(_with_bank, bank=bank) for name, bank in banks.items()}
+
+
+def _with_bank(config: Config, *, bank: Path) -> Config:
+    return replace(config, model=replace(config.model, text_embeddings=str(bank)))
+
+
 def create_trials(
-    config: Config, varied: Varied, values: Sequence[int], heads: Sequence[Head], seeds: Sequence[int]
+    config: Config,
+    varied: Varied,
+    values: Sequence[int],
+    changes: Mapping[str, Callable[[Config], Config]],
+    seeds: Sequence[int],
 ) -> dict[tuple[str, int], list[Trial]]:
-    """The trainings of all seeds by head and value.
+    """The trainings of all seeds by contender and value.
+
+    Args:
+        config: of all.
+        varied: what the values count.
+        values: how many.
+        changes: see `contenders`.
+        seeds: of each.
 
     Raises:
         UserError: There is no such head, or there are not so many classes.
@@ -79,8 +108,8 @@ def create_trials(
         of_seed = replace(config, train=replace(config.train, seed=seed))
         for value in values:
             changed = CHANGES[varied](of_seed, value)
-            for head in heads:
-                trials.setdefault((head, value), []).append(Trial(head, with_head(changed, head)))
+            for name, change in changes.items():
+                trials.setdefault((name, value), []).append(Trial(name, change(changed)))
     return trials
 
 
@@ -102,30 +131,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--vary", choices=get_args(Varied), default="images", help="What grows.")
     parser.add_argument("--values", type=integers, required=True, help="Numbers of it, e.g. 10,30,100.")
     parser.add_argument("--heads", type=comma_separated, default=DEFAULT_HEADS, help=f"Among {', '.join(HEADS)}.")
+    parser.add_argument(
+        "--controls",
+        type=comma_separated,
+        default=(),
+        help=f"Text that knows nothing of the classes, for mtaclip: among {', '.join(CONTROLS)}.",
+    )
     options, config = parse_comparison(parser, arguments)
     if not options.values:
         raise UserError("--values names no number; give some, e.g. 10,30,100.")
     study = Study("scaling", f"Scores by number of {options.vary}", config, options)
-    heads = cast("Sequence[Head]", options.heads)
-    trials = create_trials(resolve_unseen(config), options.vary, options.values, heads, options.seeds)
+    changes = contenders(options.heads, write_controls(config, study.folder / "banks", options.controls))
+    trials = create_trials(resolve_unseen(config), options.vary, options.values, changes, options.seeds)
     every = [trial for of_seeds in trials.values() for trial in of_seeds]
     if options.plan:
         study.print_plan(every)
         return
     records = study.run(every)
-    scores: dict[str, dict[int, Spread]] = {head: {} for head in heads}
-    for (head, value), of_seeds in trials.items():
+    scores: dict[str, dict[int, Spread]] = {name: {} for name in changes}
+    for (name, value), of_seeds in trials.items():
         found = [score(trial, trial.load_record(study.folder), study) for trial in of_seeds]
-        scores[head][value] = Spread(tuple(found))
+        scores[name][value] = Spread(tuple(found))
     write(study, scores, records)
 
 
 def table(scores: Table, varied: Varied) -> PageTable:
-    """A line for each value, a column for each head, and how far the first one is ahead of the others."""
+    """A line for each value, a column for each contender, and how far the first one is ahead of the others."""
     first, *others = scores
     columns = [
         PageColumn(varied, numeric=True),
-        *(PageColumn(head, numeric=True, best="high") for head in scores),
+        *(PageColumn(name, numeric=True, best="high") for name in scores),
         *(PageColumn(f"{first} - {other}", numeric=True) for other in others),
     ]
     rows = [
@@ -141,15 +176,15 @@ def table(scores: Table, varied: Varied) -> PageTable:
 
 
 def figure(scores: Table, varied: Varied) -> Figure:
-    """A line for each head, with the standard deviation of the seeds."""
+    """A line for each contender, with the standard deviation of the seeds."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(7, 4.5), layout="constrained")
     axes = drawn.subplots()
-    for head, of_values in scores.items():
+    for name, of_values in scores.items():
         means = [100 * spread.mean for spread in of_values.values()]
         deviations = [100 * spread.deviation for spread in of_values.values()]
-        axes.errorbar(list(of_values), means, yerr=deviations, marker="o", capsize=3, label=head)
+        axes.errorbar(list(of_values), means, yerr=deviations, marker="o", capsize=3, label=name)
     values = list(next(iter(scores.values())))
     axes.set_xscale("log")
     axes.set_xticks(values, [str(value) for value in values])
@@ -176,7 +211,7 @@ def write(study: Study, scores: Table, records: Sequence[Record]) -> None:
     )
     page = "\n\n".join([f"# {study.title}", introduction, table(scores, varied).to_markdown()])
     (study.folder / "scaling.md").write_text(page + "\n", encoding="utf-8")
-    numbers = {head: {value: asdict(spread) for value, spread in each.items()} for head, each in scores.items()}
+    numbers = {name: {value: asdict(spread) for value, spread in each.items()} for name, each in scores.items()}
     report = {"command": command, "versions": versions(), "scores": numbers}
     (study.folder / "scaling.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     save_png(figure(scores, varied), study.folder / "scaling.png")

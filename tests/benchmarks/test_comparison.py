@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks import ablation, backbones, failures, shrink
 from benchmarks.comparison import pool, trials
 from benchmarks.comparison.class_groups import class_groups, images_with_class
+from benchmarks.comparison.controls import write_controls
 from benchmarks.comparison.heads import HEADS, with_encoder, with_head
 from benchmarks.comparison.records import Record, Scores, load_record, save_json
 from benchmarks.comparison.rungs import bank_rungs, prompt_rungs
@@ -322,13 +323,16 @@ def test_a_record_without_the_scores_that_are_asked_for_is_none(tmp_path: Path) 
 
 def test_controls_of_other_text_are_not_taken_for_those_of_this(tmp_path: Path) -> None:
     config = parse_config([*TINY, *MTACLIP])
-    files = ablation.write_controls(config, tmp_path)
-    assert ablation.write_controls(config, tmp_path) == files
+    files = write_controls(config, tmp_path, ("shuffled", "orthogonal"))
+    assert files.keys() == {"shuffled", "orthogonal"}
+    assert write_controls(config, tmp_path, ("shuffled", "orthogonal")) == files
     class_names = ShapesDataset("train", size=40, length=1).class_names
     other = tmp_path / "other.safetensors"
     write_bank(other, torch.randn(len(class_names), 8), class_names, "another")
     with pytest.raises(UserError, match="choose another --output"):
-        ablation.write_controls(replace(config, model=replace(config.model, text_embeddings=str(other))), tmp_path)
+        write_controls(
+            replace(config, model=replace(config.model, text_embeddings=str(other))), tmp_path, ("shuffled",)
+        )
 
 
 def test_a_training_stopped_in_its_last_validation_is_no_record(

@@ -41,7 +41,7 @@ def test_more_classes_than_there_are_cannot_be_drawn() -> None:
 def test_heads_of_one_seed_see_the_same_images(tmp_path: Path) -> None:
     write_folder(tmp_path, labels=(0, 1))
     config = parse_config([*TINY, *MTACLIP, "--data.dataset=folder", f"--data.root={tmp_path}"])
-    trials = scaling.create_trials(config, "images", (1, 2), ("mtaclip", "fpn"), (0, 1))
+    trials = scaling.create_trials(config, "images", (1, 2), scaling.contenders(("mtaclip", "fpn"), {}), (0, 1))
     data = {key: [trial.config.data for trial in of_seeds] for key, of_seeds in trials.items()}
     assert data["mtaclip", 1] == data["fpn", 1] and data["mtaclip", 2] == data["fpn", 2]
     assert [each.train_images for each in data["fpn", 2]] == [2, 2]
@@ -51,10 +51,15 @@ def test_heads_of_one_seed_see_the_same_images(tmp_path: Path) -> None:
 
 def test_the_page_has_a_line_for_each_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, *MTACLIP, "--vary=classes", "--values=2,4", "--heads=mtaclip,fpn", "--iterations=1"]
+    arguments += ["--controls=orthogonal"]
     arguments += ["--optim.warmup_iterations=0", "--seeds=0,1", f"--output={tmp_path}"]
     scaling.main(arguments)
     page = (tmp_path / "scaling.md").read_text()
-    assert "| classes | mtaclip | fpn | mtaclip - fpn |" in page and "\n| 2 | " in page and "\n| 4 | " in page
+    assert (
+        "| classes | mtaclip | fpn | orthogonal text | mtaclip - fpn | mtaclip - orthogonal text |" in page
+        and "\n| 2 | " in page
+        and "\n| 4 | " in page
+    )
     report = json.loads((tmp_path / "scaling.json").read_text())
     scores = report["scores"]["mtaclip"]["4"]["values"]
     assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
@@ -76,6 +81,7 @@ def test_a_missing_training_leaves_a_gap(tmp_path: Path, capsys: pytest.CaptureF
 def test_wrong_options_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--values names no number" in failure(scaling.main, [*TINY, "--values=,"], capsys)
     assert "--vary" in failure(scaling.main, [*TINY, "--values=3", "--vary=both"], capsys)
+    assert "'true'" in failure(scaling.main, [*TINY, "--values=3", "--controls=true"], capsys)
     assert "'vit'" in failure(scaling.main, [*TINY, "--values=3", "--heads=vit", "--vary=classes"], capsys)
 
 
