@@ -17,6 +17,7 @@ from trainers.foundation.names import listed_names
 from trainers.options.data_config import DataConfig
 from trainers.options.help_format import CommandLineHelp
 from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
+from trainers.options.unknown import parse_options
 from trainers.report.calibration import format_search, search_to_dict
 from trainers.run.checkpoints import Checkpoint, load_checkpoint
 from trainers.scores.by_set import ONLY, ScoresBySet, SetScores, format_sets, mean_scores, sets_to_dict
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="Search for what names unseen classes best, in place of the scores; choose on validation images.",
     )
     add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS], aliases={"model.classification": "--classification"})
-    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    options = parse_options(parser, sys.argv[1:] if arguments is None else arguments)
 
     checkpoint = load_checkpoint(options.checkpoint)
     config = overridden(checkpoint.config, options, OVERRIDES)

@@ -25,6 +25,7 @@ from trainers.foundation.names import listed_names
 from trainers.foundation.progress import progress
 from trainers.options.help_format import CommandLineHelp
 from trainers.options.overrides import EVAL_OPTIONS, SCORING_OPTIONS, add_overrides, given_options, overridden
+from trainers.options.unknown import parse_options
 from trainers.report.contact_sheet import ContactSheet, contact_sheet
 from trainers.report.pictures import overlay, save_index_png, save_picture, visible, with_legend
 from trainers.run.checkpoints import load_checkpoint
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--names", type=str | None, help="What to look for, 'dotted red star,lawn,...', or a file of names."
     )
     add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS])
-    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    options = parse_options(parser, sys.argv[1:] if arguments is None else arguments)
 
     checkpoint = load_checkpoint(options.checkpoint)
     class_names: Sequence[str] = checkpoint.class_names

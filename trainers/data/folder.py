@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from trainers.data.batch import IGNORE_INDEX
-from trainers.data.classes import find_classes
+from trainers.data.classes import COLOR_FILES, NAMES_FILE, find_classes
 from trainers.data.labels import LabelTable
 from trainers.data.matching import match_files
 from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import PairDataset
-from trainers.data.problems import UnfitFileError
+from trainers.data.problems import UnfitFileError, few
 from trainers.data.reader import PICTURES, ImageReader
 
 
@@ -55,8 +55,9 @@ class FolderDataset(PairDataset):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"The data folder {root} does not exist; set --data.root to one that does.")
-        classes = find_classes(root)
         images, masks = root / "images", root / "annotations"
+        _check_layout(root, split)
+        classes = find_classes(root)
         match = partial(match_files, mask_suffix=mask_suffix, image_suffixes=reader.suffixes)
         files = match(images / split, masks / split)
         faults = [*classes.faults, *files.faults]
@@ -81,3 +82,26 @@ class FolderDataset(PairDataset):
             remarks=[*classes.remarks, *files.remarks, *unclear],
             faults=faults,
         )
+
+
+def _check_layout(root: Path, split: str) -> None:
+    """Of a folder that is laid out otherwise, says what is expected and what is there.
+
+    Raises:
+        FileNotFoundError: there is no file of classes, or no folder of the split's images.
+    """
+    expected = f"expected are classes.txt, images/{split}/NAME.jpg and annotations/{split}/NAME.png"
+    if not any((root / name).is_file() for name in (NAMES_FILE, *COLOR_FILES)):
+        raise FileNotFoundError(f"{root / NAMES_FILE} is missing: {expected} in {root}, which {_holdings(root)}.")
+    if not (root / "images").is_dir():
+        raise FileNotFoundError(f"{root / 'images'} does not exist: {expected} in {root}, which {_holdings(root)}.")
+    if not (images := root / "images" / split).is_dir():
+        raise FileNotFoundError(
+            f"{images} does not exist: {expected} in {root}, whose folder images {_holdings(images.parent)}; "
+            "--data.train_split and --data.val_split say what the splits are called."
+        )
+
+
+def _holdings(folder: Path) -> str:
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir())]
+    return f"holds {few(names)}" if names else "is empty"

@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from trainers.foundation.errors import require
 from trainers.options.config import Config
 from trainers.options.help_format import CommandLineHelp
+from trainers.options.sets_config import GENERATED
+from trainers.options.unknown import parse_options
 
 DEMO = Path(__file__).parents[1] / "configs" / "kinds.yaml"
 
@@ -47,16 +49,22 @@ def parse_config(arguments: Sequence[str] | None = None, **described: str) -> Co
         **described: ``command`` and ``purpose`` in its help, if other than those of the training.
 
     Raises:
-        argparse.ArgumentError: An unknown key, or a value of the wrong type.
-        UserError: A value out of its range.
+        argparse.ArgumentError: An unknown key in a file, or a value of the wrong type.
+        UserError: An unknown option, or a value out of its range.
     """
     parser = _parser(**described)
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not any(argument.partition("=")[0] in ("--config", "--data.dataset", "--data.sets") for argument in given):
         given = [f"--config={DEMO}", *given]
-    namespace = parser.parse_args(given)
+    namespace = parse_options(parser, given)
     _refuse_nulls(namespace)
-    return _config(parser.instantiate(namespace))
+    config = _config(parser.instantiate(namespace))
+    require(
+        config.data.root is None or config.data.dataset not in GENERATED,
+        f'--data.root is given, but the data set is "{config.data.dataset}", which has no files; add --data.dataset '
+        "folder, or a --config that says so",
+    )
+    return config
 
 
 class _ShortLists(yaml.SafeDumper):

@@ -140,6 +140,19 @@ def test_missing_parts_say_where_they_were_expected(root: Path) -> None:
         FolderDataset(root, "train")
 
 
+def test_another_layout_is_told_with_what_is_there(root: Path) -> None:
+    expected = r"expected are classes\.txt, images/val/NAME\.jpg and annotations/val/NAME\.png in .*"
+    with pytest.raises(FileNotFoundError, match=rf"{expected}, whose folder images holds train/; --data\.train_split"):
+        FolderDataset(root, "val")
+    (root / "classes.txt").rename(root / "labels.txt")
+    with pytest.raises(FileNotFoundError, match=rf"{expected}, which holds annotations/, images/, labels\.txt\."):
+        FolderDataset(root, "val")
+    (root / "labels.txt").rename(root / "classes.txt")
+    (root / "images").rename(root / "photos")
+    with pytest.raises(FileNotFoundError, match=r"images does not exist: .*which holds annotations/, classes\.txt, pho"):
+        FolderDataset(root, "val")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

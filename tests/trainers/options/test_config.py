@@ -105,17 +105,36 @@ def test_the_two_camvid_configurations_differ_in_the_model_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--data.sizes", "3"], "--data.sizes"),
-        (["--data.siz", "3"], "--data.siz"),
         (["--data.size", "abc"], "abc"),
         (["--data.crop_size", "[1,2,3]"], "data.crop_size"),
         (["--loss.contrastive_mode", "best"], "best"),
         (["--config", "no/such/file.yaml"], "no/such/file.yaml"),
     ],
 )
-def test_unknown_keys_and_wrong_types_are_named(arguments: list[str], named: str) -> None:
+def test_values_of_the_wrong_type_are_named(arguments: list[str], named: str) -> None:
     with pytest.raises(ArgumentError, match=named):
         parse_config(arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("--data.roots=x", "There is no option --data.roots; the nearest is --data.root."),
+        ("--iterations=3", "There is no option --iterations; the nearest is --train.iterations."),
+        ("--data.masksuffix=x", "There is no option --data.masksuffix; the nearest is --data.mask_suffix."),
+        ("--data.siz=3", "There is no option --data.siz; the nearest is --data.size."),
+        ("--zzz", "There is no option --zzz; python -m trainers.train --help lists all."),
+    ],
+)
+def test_to_an_unknown_option_the_nearest_is_named(given: str, hint: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(hint)}$"):
+        parse_config([given])
+
+
+def test_a_folder_is_not_passed_over_for_generated_data() -> None:
+    with pytest.raises(UserError, match=r'^--data\.root is given, but the data set is "kinds", which has no files; add'):
+        parse_config(["--data.root=DIR"])
+    assert parse_config(["--data.root=DIR", "--data.dataset=folder"]).data.root == "DIR"
 
 
 def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
