@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 import mtaclip_plugin as mta
 from tests import test_model
+from tests.trainers.tiny_runs import MTACLIP, run_training
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -113,6 +115,18 @@ def test_the_exported_graph_of_the_page_gives_the_logits(tmp_path: Path, monkeyp
     (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.inference_mode():
         np.testing.assert_allclose(logits, model(image).numpy(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_checkpoint_becomes_a_model_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- restore -->\n```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    run_training(Path("runs/mine"), *MTACLIP)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(smp.from_pretrained("runs/model").eval()(images), names["model"](images))
 
 
 def test_the_example_of_another_head(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

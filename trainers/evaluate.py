@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from mtaclip_plugin.inference import Classification
 from trainers.assemble import Evaluation, prepare, prepare_sets
 from trainers.foundation.errors import main_guard, require, user_errors
+from trainers.foundation.launch import refuse_several_processes
 from trainers.foundation.names import listed_names
 from trainers.options.data_config import DataConfig
 from trainers.options.help_format import CommandLineHelp
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS], aliases={"model.classification": "--classification"})
     options = parse_options(parser, sys.argv[1:] if arguments is None else arguments)
 
+    refuse_several_processes("trainers.evaluate")
     checkpoint = load_checkpoint(options.checkpoint)
     config = overridden(checkpoint.config, options, OVERRIDES)
     scoring = given_options(options, SCORING_OPTIONS)

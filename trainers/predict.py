@@ -20,6 +20,7 @@ from trainers.data.problems import one_line_each
 from trainers.data.reader import ImageReader
 from trainers.engine.forward import Forward
 from trainers.foundation.errors import UserError, main_guard, user_errors
+from trainers.foundation.launch import refuse_several_processes
 from trainers.foundation.memory import return_freed_memory
 from trainers.foundation.names import listed_names
 from trainers.foundation.progress import progress
@@ -171,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_overrides(parser, [*OVERRIDES, *SCORING_OPTIONS])
     options = parse_options(parser, sys.argv[1:] if arguments is None else arguments)
 
+    refuse_several_processes("trainers.predict")
     checkpoint = load_checkpoint(options.checkpoint)
     class_names: Sequence[str] = checkpoint.class_names
     with user_errors():

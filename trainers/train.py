@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -27,6 +25,7 @@ from trainers.engine.engines import Evaluator
 from trainers.engine.forward import Forward, resolve_device
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, main_guard, reading, user_errors
+from trainers.foundation.launch import joined_processes
 from trainers.models import has_random_text
 from trainers.options.config import Config, TrainConfig
 from trainers.options.parsing import config_to_yaml, parse_config
@@ -48,9 +47,6 @@ from trainers.run.summary import summarize
 from trainers.run.training import Training, create_training
 from trainers.run.validation import Look, Validation
 from trainers.scores.by_set import ONLY
-
-TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for one another: longer than one may take to validate what another has done already."""
 
 
 def train(config: Config) -> None:
@@ -92,6 +88,8 @@ def train(config: Config) -> None:
         progress = create_progress(config, forward, training, val_sets, vocabulary, interruption, resumed)
         if first:
             print(describe(config, forward, vocabulary, len(train_set), sum(map(len, val_sets.values()))), flush=True)
+            if start:
+                print(f"Going on from iteration {start}.", flush=True)
             (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         training.trainer.add_event_handler(Events.ITERATION_COMPLETED, progress)
         if resumed:
@@ -241,24 +239,8 @@ def describe(config: Config, forward: Forward, vocabulary: Vocabulary, train_len
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line) and trains, as one of the processes that a launcher started."""
     config = parse_config(arguments)
-    backend = distributed_backend(config.train.device)
-    if backend is None:
+    with joined_processes(config.train.device):
         train(config)
-        return
-    idist.initialize(backend, timeout=TIMEOUT)
-    try:
-        train(config)
-    finally:
-        idist.finalize()
-
-
-def distributed_backend(device: str) -> str | None:
-    """How processes talk that ``torchrun`` or SLURM started; ``None`` for a process on its own."""
-    # In an allocation of SLURM, but not started by srun, a process is on its own.
-    slurm = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"
-    if int(os.environ.get("WORLD_SIZE", slurm)) == 1:
-        return None
-    return "nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Final
 
 from mtaclip_plugin import vocabulary
 from trainers.data.batch import IGNORE_INDEX
-from trainers.data.labels import LabelTable
+from trainers.data.labels import UNKNOWN, LabelTable
 from trainers.data.orientation import settle_orientations
 from trainers.data.pairs import Pair, PairDataset
 from trainers.data.reader import PICTURES, ImageReader
@@ -83,6 +83,16 @@ def _coco_stuff_ids() -> LabelTable:
     return LabelTable.of(classes, expected="the masks of COCO-Stuff have 0 to 181, and 255 for void")
 
 
+def _ade20k_ids() -> LabelTable:
+    """Of masks as they are published; a copy from which the void was taken away already would be read one class off."""
+    classes = {0: IGNORE_INDEX, **{id_: id_ - 1 for id_ in range(1, 151)}, IGNORE_INDEX: UNKNOWN}
+    expected = (
+        "the masks of ADE20K have 1 to 150, and 0 for void; if these are 0 to 149, and 255 for void, add 1 to each, or "
+        "read them as --data.dataset folder"
+    )
+    return LabelTable.of(classes, expected=expected)
+
+
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "ade20k": Layout(
         title="ADE20K",
@@ -90,7 +100,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         folders=("ADEChallengeData2016", "ade/ADEChallengeData2016"),
         splits={"train": "training", "val": "validation"},
         images="images/{split}/{name}.jpg",
-        encodings=(Encoding(("annotations/{split}/{name}.png",), _ids(1, 150, 0)),),
+        encodings=(Encoding(("annotations/{split}/{name}.png",), _ade20k_ids()),),
     ),
     "cityscapes": Layout(
         title="Cityscapes",

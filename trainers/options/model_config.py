@@ -46,8 +46,10 @@ class ModelConfig:
     """Hidden width of the mask-text decoder's feed-forward layers."""
     num_heads: int = 8
     """Attention heads of both decoders."""
+    input_norm: Literal["text", "all"] = "text"
+    """What the first LayerNorm of the mask-text decoder covers; all is the official code's."""
     text_positions: Literal["prompt", "token"] = "prompt"
-    """One learned position for each prompt, or one for each text token."""
+    """One learned position for each prompt, or one for each text token, as the official code has it."""
     center_text: bool = False
     """Take off what the texts of all classes have in common."""
     classification: Literal["learned", "text", "ensemble", "per_name"] = "learned"
@@ -105,3 +107,10 @@ class LossConfig:
     """Weight of queries without an object inside the class and contrastive losses."""
     num_points: int = 2048
     """Points at which each mask is compared, in matching and in the losses."""
+    supervise_initial: bool = True
+    """Train the prediction before the decoder's first layer; the official code does not."""
+    ignored_pixels: Literal["excluded", "background"] = "excluded"
+    """excluded: pixels without a label are in no cost and no loss; background: outside of every mask, the official
+    code's way."""
+    mask_normalizer: Literal["masks", "class_weights"] = "masks"
+    """What mask losses are divided by: the number of masks, or the official code's summed class weights."""

@@ -158,7 +158,10 @@ def _find_unscored(report: SplitReport) -> Problem | None:
         return None
     detail = f"holds no pixel of {few(absent, count=NAMED)}"
     rest = f"{len(names) - len(absent)} of {len(names)} classes"
-    remedy = f"add images of them, or take the scores for what they are, means over the other {rest}"
+    remedy = (
+        "add images of them, or take the scores for what they are, means over the other "
+        f"{rest} and those that are predicted all the same, which count as 0"
+    )
     return Problem("classes without a pixel to be scored on", report.split, detail, remedy, "The split")
 
 

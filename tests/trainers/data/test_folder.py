@@ -149,7 +149,9 @@ def test_another_layout_is_told_with_what_is_there(root: Path) -> None:
         FolderDataset(root, "val")
     (root / "labels.txt").rename(root / "classes.txt")
     (root / "images").rename(root / "photos")
-    with pytest.raises(FileNotFoundError, match=r"images does not exist: .*which holds annotations/, classes\.txt, pho"):
+    with pytest.raises(
+        FileNotFoundError, match=r"images does not exist: .*which holds annotations/, classes\.txt, pho"
+    ):
         FolderDataset(root, "val")
 
 

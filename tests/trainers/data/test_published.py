@@ -157,7 +157,8 @@ def test_images_without_any_mask_are_refused_at_once(tmp_path: Path, dataset: st
 @pytest.mark.parametrize(
     ("dataset", "wrong", "meant"),
     [
-        ("ade20k", 151, "0 to 150"),
+        ("ade20k", 151, "1 to 150"),
+        ("ade20k", 255, "add 1 to each"),
         ("cityscapes", 34, "0 to 33"),
         ("voc2012", 21, "0 to 20"),
         ("pascal_context", 60, "0 to 59"),

@@ -132,7 +132,9 @@ def test_to_an_unknown_option_the_nearest_is_named(given: str, hint: str) -> Non
 
 
 def test_a_folder_is_not_passed_over_for_generated_data() -> None:
-    with pytest.raises(UserError, match=r'^--data\.root is given, but the data set is "kinds", which has no files; add'):
+    with pytest.raises(
+        UserError, match=r'^--data\.root is given, but the data set is "kinds", which has no files; add'
+    ):
         parse_config(["--data.root=DIR"])
     assert parse_config(["--data.root=DIR", "--data.dataset=folder"]).data.root == "DIR"
 
