@@ -201,7 +201,7 @@ def test_auxiliary_labels() -> None:
 def test_channels_and_depth() -> None:
     assert build(in_channels=4)(torch.randn(2, 4, 32, 32)).shape == (2, 3, 32, 32)
     assert build(encoder_depth=3)(torch.randn(2, 3, 40, 40)).shape == (2, 3, 40, 40)
-    for pixel_decoder in ("fpn", "semantic_fpn"):
+    for pixel_decoder in ("fpn", "semantic_fpn", "context_fpn"):
         assert build(pixel_decoder=pixel_decoder)(torch.randn(2, 3, 40, 40)).shape == (2, 3, 40, 40)
 
 

@@ -18,7 +18,7 @@ from mtaclip_plugin.decoder.positions import LevelShapes, cell_centers, sine_pos
 from mtaclip_plugin.decoder.recompute import recomputed
 from mtaclip_plugin.encoders import GROUPS
 
-PixelDecoderName = Literal["deformable", "fpn", "semantic_fpn"]
+PixelDecoderName = Literal["deformable", "fpn", "semantic_fpn", "context_fpn"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,29 @@ class FPNPixelDecoder(nn.Module):
         return PixelFeatures(self.mask_projection(stride_4), (stride_32, stride_16, stride_8))
 
 
+class ImageContext(nn.Module):
+    """Adds to every pixel of a map what the image as a whole shows, as ParseNet does (Liu et al., 2015).
+
+    Finer grids than one cell, as PSPNet has them, were as good, and cannot be exported to ONNX for images of any size.
+
+    Args:
+        channels: C of the map.
+        hidden_channels: what the image comes down to.
+    """
+
+    def __init__(self, channels: int, hidden_channels: int = 128) -> None:
+        super().__init__()
+        self.reduction = nn.Conv2d(channels, hidden_channels, 1)
+        self.expansion = nn.Conv2d(hidden_channels, channels, 1)
+        nn.init.zeros_(self.expansion.weight)  # a training starts as without it
+        nn.init.zeros_(self.expansion.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, h, w)."""
+        image = features.mean((2, 3), keepdim=True)
+        return features + self.expansion(self.reduction(image).relu())
+
+
 class SemanticFPNPixelDecoder(nn.Module):
     """The pyramid and the semantic branch of Panoptic FPN (Kirillov et al.), as smp's ``FPN`` has them.
 
@@ -169,10 +192,14 @@ class SemanticFPNPixelDecoder(nn.Module):
         in_channels: channels of the encoder's maps at strides 4, 8, 16 and 32.
         channels: width D of everything it gives, a multiple of 32.
         pyramid_channels: width of the pyramid, as in smp.
+        context: whether the deepest map has ``ImageContext``.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, pyramid_channels: int = 256) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], channels: int = 256, *, pyramid_channels: int = 256, context: bool = False
+    ) -> None:
         super().__init__()
+        self.context = ImageContext(in_channels[-1]) if context else nn.Identity()
         self.laterals = nn.ModuleList(nn.Conv2d(c, pyramid_channels, 1) for c in reversed(in_channels))
         self.branches = nn.ModuleList(
             SegmentationBlock(pyramid_channels, channels, n_upsamples=doublings)
@@ -184,7 +211,8 @@ class SemanticFPNPixelDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> PixelFeatures:
         """Maps (B, C_i, h_i, w_i) at strides 4, 8, 16 and 32 to ``PixelFeatures``."""
         maps: list[Tensor] = []
-        for lateral, feature in zip(self.laterals, reversed(features), strict=True):
+        *finer, deepest = features
+        for lateral, feature in zip(self.laterals, (self.context(deepest), *reversed(finer)), strict=True):
             projected = lateral(feature)
             if maps:
                 projected = projected + F.interpolate(maps[-1], size=projected.shape[-2:], mode="nearest")
@@ -213,6 +241,6 @@ def build_pixel_decoder(
     """
     if name == "fpn":
         return FPNPixelDecoder(in_channels, channels)
-    if name == "semantic_fpn":
-        return SemanticFPNPixelDecoder(in_channels, channels)
+    if name in ("semantic_fpn", "context_fpn"):
+        return SemanticFPNPixelDecoder(in_channels, channels, context=name == "context_fpn")
     return DeformablePixelDecoder(in_channels, channels, **options)

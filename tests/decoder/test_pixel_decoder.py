@@ -4,7 +4,7 @@ import torch
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from torch import nn
 
-from mtaclip_plugin.decoder.pixel_decoder import SemanticFPNPixelDecoder
+from mtaclip_plugin.decoder.pixel_decoder import ImageContext, SemanticFPNPixelDecoder
 
 CHANNELS = (8, 16, 24, 40)
 
@@ -22,3 +22,26 @@ def test_semantic_fpn_merges_the_levels_as_the_fpn_of_smp_does() -> None:
     given = ours(features)
     torch.testing.assert_close(given.mask_features, peer([None, None, *features]))
     assert [memory.shape for memory in given.memories] == [(2, 64, 8, 12), (2, 64, 16, 24), (2, 64, 32, 48)]
+
+
+def test_a_training_with_context_starts_as_without_it() -> None:
+    torch.manual_seed(0)
+    features = [torch.randn(2, c, 64 // 2**level, 96 // 2**level) for level, c in enumerate(CHANNELS)]
+    plain = SemanticFPNPixelDecoder(CHANNELS, 64, pyramid_channels=32)
+    context = SemanticFPNPixelDecoder(CHANNELS, 64, pyramid_channels=32, context=True)
+    missing, unexpected = context.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("context.") for name in missing)
+    assert torch.equal(context(features).mask_features, plain(features).mask_features)
+
+
+def test_context_adds_one_vector_of_the_whole_map_to_all_pixels() -> None:
+    torch.manual_seed(0)
+    context = ImageContext(6, hidden_channels=4)
+    nn.init.normal_(context.expansion.weight)
+    features = torch.randn(3, 6, 5, 7)
+    added = context(features) - features
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added), atol=1e-6, rtol=1e-5)
+    shuffled = features.flatten(2)[:, :, torch.randperm(35)].unflatten(2, (5, 7))
+    torch.testing.assert_close(context(shuffled) - shuffled, added, atol=1e-5, rtol=1e-4)
+    hidden = (features.mean((2, 3)) @ context.reduction.weight[:, :, 0, 0].T + context.reduction.bias).clamp(min=0)
+    torch.testing.assert_close(added[:, :, 2, 3], hidden @ context.expansion.weight[:, :, 0, 0].T, atol=1e-6, rtol=1e-5)

@@ -22,7 +22,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "learned none": (BANK | {"text_embeddings": BANK["text_embeddings"][0, :3]}, {}),
     "centred text": (BANK | {"center_text": True, "input_norm": "all", "text_positions": "token"}, {}),
     "fpn": (BANK | {"pixel_decoder": "fpn"}, {"contrastive_mode": "allpos"}),
-    "semantic fpn": (BANK | {"pixel_decoder": "semantic_fpn"}, {"ignored_pixels": "background"}),
+    "context fpn": (BANK | {"pixel_decoder": "context_fpn"}, {"ignored_pixels": "background"}),
     "by class": (BANK, {"assignment": "by_class", "absent_mask_weight": 1.0, "mask_normalizer": "class_weights"}),
     "text masks and pixels": (
         BANK | {"text_masks": 1.0, "pixel_scores": 1.0},
