@@ -23,7 +23,6 @@ CAMVID = (
     *("--data.ignore_ids", "[11]"),
     *("--data.crop_size", "[256,320]"),
     *("--model.text_embeddings", "trainers/data/camvid_text.safetensors"),
-    *("--model.num_queries", "11"),
     *("--train.batch_size", "8"),
     *("--train.validate_every", "500"),
     *("--iterations", "2000"),

@@ -197,8 +197,8 @@ def test_rungs_differ_in_what_they_say() -> None:
     assert changed["random"].model.text_embeddings == "random.safetensors"
 
 
-def test_every_rung_of_the_small_data_recipe_has_a_loss() -> None:
-    config = parse_config(["--config", str(Path(train.__file__).parent / "configs" / "small_data.yaml")])
+def test_every_rung_of_the_recipe_by_class_has_a_loss() -> None:
+    config = parse_config(["--config", str(Path(train.__file__).parent / "configs" / "by_class.yaml")])
     losses = {}
     for rung in [*bank_rungs({}), *prompt_rungs({"text_encoder": "RN50"}, [3])]:
         losses[rung.name] = build_criterion("mtaclip", **asdict(rung.applied_to(config).loss)).loss
