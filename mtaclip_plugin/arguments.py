@@ -28,8 +28,8 @@ def check_positive(**options: int) -> None:
         ValueError: naming the first option that is not, and what was given.
     """
     for name, value in options.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        if not hasattr(value, "__index__") or value < 1:
+            raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
 def check_weights(**options: float) -> None:

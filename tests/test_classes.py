@@ -329,7 +329,7 @@ def test_saving_and_loading_afterwards(exchange: str, tmp_path: Path, monkeypatc
     ("kind", "call", "message"),
     [
         ("tower", lambda m: m.set_class_names("ade20k"), "single string 'ade20k'"),
-        ("tower", lambda m: m.set_class_names([]), "classes must be 1 or more, got 0"),
+        ("tower", lambda m: m.set_class_names([]), "classes must be a whole number of 1 or more, got 0"),
         ("tower", lambda m: m.set_class_names(["a", "a"]), "'a' appears twice"),
         ("tower", lambda m: m.set_class_names(["A", "a"]), "'A' and 'a' differ in capitals or white space alone"),
         ("tower", lambda m: m.set_class_names(["a", "NONE"]), "can not be called 'NONE': 'none' is the text of no"),

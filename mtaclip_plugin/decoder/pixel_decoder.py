@@ -172,8 +172,8 @@ class ImageContext(nn.Module):
         super().__init__()
         self.reduction = nn.Conv2d(channels, hidden_channels, 1)
         self.expansion = nn.Conv2d(hidden_channels, channels, 1)
-        nn.init.zeros_(self.expansion.weight)  # a training starts as without it
-        nn.init.zeros_(self.expansion.bias)
+        for parameter in self.expansion.parameters():
+            nn.init.zeros_(parameter)  # a training starts as without it
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, h, w)."""

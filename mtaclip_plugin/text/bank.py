@@ -136,7 +136,10 @@ def load_embeddings(source: Tensor | np.ndarray | str | Path) -> Tensor:
         embeddings = embeddings.float()
         if embeddings.isfinite().all():
             return embeddings
-    raise ValueError(f"text embeddings must be finite floating-point numbers in float32, got {embeddings.dtype}")
+    else:
+        kind = getattr(embeddings, "dtype", type(embeddings).__name__)
+        raise ValueError(f"text embeddings must be a tensor or an array of floating-point numbers, got {kind}")
+    raise ValueError("text embeddings must be finite numbers in float32, but some are infinite or NaN")
 
 
 def _read(path: Path) -> Tensor | np.ndarray:

@@ -63,10 +63,11 @@ def test_no_code_is_run_from_a_file(tmp_path: Path) -> None:
 def test_missing_file_and_bad_values() -> None:
     with pytest.raises(FileNotFoundError, match=r"no text embeddings at 'nowhere.npy'"):
         load_embeddings("nowhere.npy")
-    with pytest.raises(ValueError, match="finite floating-point"):
+    with pytest.raises(ValueError, match=r"must be finite numbers in float32, but some are infinite or NaN"):
         load_embeddings(torch.tensor([[1.0, float("nan")]]))
-    with pytest.raises(ValueError, match="finite floating-point"):
-        load_embeddings(torch.ones(2, 2, dtype=torch.int64))
+    for wrong, kind in ((torch.ones(2, 2, dtype=torch.int64), r"torch\.int64"), ([[1.0, 2.0]], "list")):
+        with pytest.raises(ValueError, match=f"must be a tensor or an array of floating-point numbers, got {kind}"):
+            load_embeddings(wrong)  # type: ignore[arg-type]
 
 
 def test_class_names() -> None:
