@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -101,6 +102,19 @@ def worst_images(scores: Sequence[Sequence[float]], count: int) -> list[Failure]
     return [Failure(index, tuple(own.get(index) for own in ranks)) for index in indices]
 
 
+def typical_images(scores: Sequence[Sequence[float]], count: int) -> list[Failure]:
+    """The ``count`` images whose score, in the mean over the models, is nearest to the median.
+
+    Args:
+        scores: see `worst_images`.
+        count: how many.
+    """
+    means = [fmean(of_image) for of_image in zip(*scores, strict=True)]
+    known = sorted((index for index, mean in enumerate(means) if not math.isnan(mean)), key=means.__getitem__)
+    middle = (len(known) - count + 1) // 2
+    return [Failure(index, (None,) * len(scores)) for index in known[max(middle, 0) : max(middle, 0) + count]]
+
+
 def picture_rows(
     failures: Iterable[Failure],
     dataset: SegmentationDataset,
@@ -130,13 +144,16 @@ def image_section(
     cells = []
     for row, failure in zip(rows, failures, strict=True):
         whose = [f"{name} ({rank})" for name, rank in zip(names, failure.ranks, strict=True) if rank is not None]
+        whose = whose or ["none, typical"]
         scores = [_percent(outcome.scores[failure.index]) for outcome in outcomes]
         cells.append((row.name, *scores, ", ".join(whose)))
     note = (
         "The IoU of an image is the mean over the classes in its labels; ignored pixels, white in the picture, do not "
         "count. (1) is a model's worst image."
     )
-    return Section("The worst images", ("image", *(f"IoU of {name}, %" for name in names), "worst of"), cells, note)
+    typical = any(not any(failure.ranks) for failure in failures)
+    title = f"The worst images{', and typical ones' * typical}"
+    return Section(title, ("image", *(f"IoU of {name}, %" for name in names), "worst of"), cells, note)
 
 
 def class_section(name: str, confusion: Tensor, class_names: Sequence[str]) -> Section:
@@ -211,12 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--checkpoints", type=Path, nargs="+", required=True, help="Each a best.pt or last.pt, of the same classes.")
     add("--names", nargs="+", help="What they are called; default: the folders that they lie in.")
     add("--count", type=int, default=4, help="Images of each checkpoint.")
+    add("--typical", type=int, default=0, help="Images of a middling score beside them.")
     add("--data.root", dest="root", help="Folder of the data; default: that of the first checkpoint's training.")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... or auto.")
     add("--output", type=Path, required=True, help="The PNG; the page goes beside it.")
     options = parser.parse_args(given)
-    if options.output.suffix != ".png" or options.count < 1:
-        raise UserError("--output must be a FILE.png, and --count at least 1.")
+    if options.output.suffix != ".png" or options.count < 1 or options.typical < 0:
+        raise UserError("--output must be a FILE.png, --count at least 1, and --typical 0 or more.")
 
     names, checkpoints = _names(options), _load(options.checkpoints)
     class_names, data = checkpoints[0].class_names, checkpoints[0].config.data
@@ -232,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             forwards.append(create_forward(restore_model(checkpoint), replace(checkpoint.config, train=train)))
     outcomes = measure(forwards, loader, len(class_names))
     failures = worst_images([outcome.scores for outcome in outcomes], options.count)
+    worst = {failure.index for failure in failures}
+    typical = typical_images([outcome.scores for outcome in outcomes], options.typical)
+    failures += [each for each in typical if each.index not in worst]
     if not failures:
         raise UserError(f"No pixel of the split {data.val_split} has a label, so that no image can be scored.")
     rows = picture_rows(failures, dataset, forwards, outcomes, names, data.shown_bands)

@@ -162,6 +162,14 @@ def test_the_worst_of_each_model_without_duplicates() -> None:
     assert [chosen.index for chosen in worst_images(scores[:1], 9)] == [1, 4, 3, 0]
 
 
+def test_typical_images_are_those_in_the_middle() -> None:
+    scores = [[0.9, 0.1, 0.5, math.nan, 0.6, 0.3], [0.9, 0.1, 0.3, 0.2, 0.6, 0.3]]
+    assert [failure.index for failure in failures.typical_images(scores, 1)] == [2]
+    assert [failure.index for failure in failures.typical_images(scores, 3)] == [5, 2, 4]
+    assert failures.typical_images(scores, 9)[0] == failures.Failure(1, (None, None))
+    assert failures.typical_images(scores, 0) == []
+
+
 def test_tables_of_classes_and_confusions() -> None:
     confusion = torch.tensor([[6, 2, 0], [0, 1, 1], [0, 0, 0]])
     assert class_section("ours", confusion, ["sky", "road", "car"]).rows == [
@@ -224,8 +232,8 @@ def test_checkpoints_of_other_classes(
     [
         (("--names", "one"), "2 checkpoints need as many different --names, not one."),
         (("--names", "one", "one"), "2 checkpoints need as many different --names, not one one."),
-        (("--count", "0"), "--output must be a FILE.png, and --count at least 1."),
-        (("--output", "picture.jpg"), "--output must be a FILE.png, and --count at least 1."),
+        (("--count", "0"), "--output must be a FILE.png, --count at least 1, and --typical 0 or more."),
+        (("--output", "picture.jpg"), "--output must be a FILE.png, --count at least 1, and --typical 0 or more."),
     ],
 )
 def test_options_that_make_no_sense(
