@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,18 +49,22 @@ def alone(name: str) -> str:
 
 
 def create_trials(config: Config, shares: Mapping[str, float], seeds: Sequence[int]) -> list[Trial]:
-    """All sets together with and without text, and each alone, for as many steps as it has a share in the former.
+    """All sets together with and without text, and each alone, with as many samples of it as in the former.
+
+    Together, a step has the samples of as many steps as there are sets: with fewer of each set in it, batch norms saw
+    another mixture in each step, and the gradients of one set had the others' noise.
 
     Args:
-        config: of all trainings; its iterations are those of one data set in the mean.
+        config: of all trainings; its batch is that of one data set, and its iterations those of all together.
         shares: the part of the samples that comes from each set.
         seeds: of each way.
     """
-    total = config.train.iterations * len(shares)
-    ways = {JOINT: _with_steps(config, total), JOINT_NO_TEXT: _with_steps(no_text(config), total)}
+    count, steps = len(shares), config.train.iterations
+    joint = replace(config, train=replace(config.train, batch_size=config.train.batch_size * count))
+    ways = {JOINT: _with_steps(joint, steps), JOINT_NO_TEXT: _with_steps(no_text(joint), steps)}
     for one in config.data.joint_sets:
         own = replace(config, data=replace(config.data, sets=(one,)))
-        ways[alone(one.name)] = _with_steps(own, max(1, round(total * shares[one.name])))
+        ways[alone(one.name)] = _with_steps(own, max(1, round(steps * count * shares[one.name])))
     return [
         Trial(way, replace(changed, train=replace(changed.train, seed=seed)))
         for way, changed in ways.items()
@@ -119,13 +125,13 @@ def table(made: Sequence[Column]) -> PageTable:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line), trains what is missing and writes the page."""
     parser = comparison_parser("joint", "Trains on several data sets, on each alone, on all, and on all without text.")
-    parser.add_argument("--sets", help="File of the data sets, as the trainer's --data.sets.")
-    options, config = parse_comparison(parser, arguments)
-    if options.sets is None:
+    parser.add_argument("--sets", help="File of the data sets; short for the trainer's --data.sets.")
+    given = sys.argv[1:] if arguments is None else arguments
+    options, config = parse_comparison(parser, [re.sub("^--sets(?==|$)", "--data.sets", each) for each in given])
+    if not config.data.joint_sets:
         raise UserError(
             "--sets FILE is missing: it lists the data sets, as trainers/configs/camvid_msrc_ccp.yaml does."
         )
-    config = replace(config, data=replace(config.data, sets=options.sets))
     study = Study("joint", "Several data sets as one", config, options)
     train_set = usable_dataset(config.data, config.data.train_split, study.folder)
     val_set = usable_dataset(config.data, config.data.val_split, study.folder)
@@ -144,21 +150,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write(study: Study, trials: Sequence[Trial], made: Sequence[Column], records: Sequence[Record]) -> None:
     """Writes page and numbers, and prints the page."""
-    train, (height, width) = study.config.train, study.config.data.crop_size
+    height, width = study.config.data.crop_size
     command = shlex.join(["python", "-m", "benchmarks.joint", *study.options.given])
-    steps = {trial.contender: trial.config.train.iterations for trial in trials}
+    steps = {trial.contender: trial.config.train for trial in trials}
     machines = "; ".join(dict.fromkeys(record.machine for record in records))
     introduction = (
         f"Made by `{command}` with {versions()}; trained on {machines}.\n\n"
-        f"Each step: {train.batch_size} crops of {height}x{width}. Steps: "
-        f"{', '.join(f'{way} {count}' for way, count in steps.items())}; so a data set gives as many samples alone as "
-        "together with the others. Scores are those after the last step, over the classes that the validation images "
-        "show, each data set by its own."
+        f"Crops of {height}x{width}. Steps: "
+        f"{', '.join(f'{way} {its.iterations} of {its.batch_size} crops' for way, its in steps.items())}; so a data "
+        "set gives as many samples alone as together with the others. Scores are those after the last step, over the "
+        "classes that the validation images show, each data set by its own."
     )
     page = "\n\n".join([f"# {study.title}", introduction, table(made).to_markdown()])
     folder: Path = study.folder
     (folder / "joint.md").write_text(page + "\n", encoding="utf-8")
-    report = {"command": command, "versions": versions(), "steps": steps, "columns": [asdict(each) for each in made]}
+    report = {
+        "command": command,
+        "versions": versions(),
+        "steps": {way: its.iterations for way, its in steps.items()},
+        "columns": [asdict(each) for each in made],
+    }
     (folder / "joint.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(page)
 

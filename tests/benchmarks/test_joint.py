@@ -19,11 +19,13 @@ def test_each_set_gives_as_many_samples_alone_as_together(tmp_path: Path) -> Non
     trials = joint.create_trials(config, {"street": 0.2, "park": 0.8}, seeds=(0, 1))
     steps = {trial.contender: trial.config.train.iterations for trial in trials}
     assert steps == {
-        "all together": 200,
-        "all together, no text": 200,
+        "all together": 100,
+        "all together, no text": 100,
         "street alone": 40,
         "park alone": 160,
     }
+    batches = {trial.contender: trial.config.train.batch_size for trial in trials}
+    assert batches == {"all together": 4, "all together, no text": 4, "street alone": 2, "park alone": 2}
     assert len({trial.key for trial in trials}) == len(trials) == 8
     without = next(trial for trial in trials if trial.contender == "all together, no text").config
     assert without.model.text_encoder is None and without.data.sets == config.data.sets
@@ -38,7 +40,7 @@ def test_the_page_compares_each_set(tmp_path: Path, capsys: pytest.CaptureFixtur
     joint.main([*arguments, f"--output={tmp_path / 'out'}"])
     page = (tmp_path / "out" / "joint.md").read_text()
     assert "| street |" in page and "| park |" in page and "| mean of the sets |" in page
-    assert "Steps: all together 2, all together, no text 2, street alone 1, park alone 1" in page
+    assert "Steps: all together 1 of 4 crops, all together, no text 1 of 4 crops, street alone 1 of 2 crops" in page
     report = json.loads((tmp_path / "out" / "joint.json").read_text())
     for column in report["columns"]:
         values = column["sets"]
