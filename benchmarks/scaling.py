@@ -160,7 +160,7 @@ def table(scores: Table, varied: Varied) -> PageTable:
     first, *others = scores
     columns = [
         PageColumn(varied, numeric=True),
-        *(PageColumn(name, numeric=True, best="high") for name in scores),
+        *(PageColumn(name, numeric=True) for name in scores),
         *(PageColumn(f"{first} - {other}", numeric=True) for other in others),
     ]
     rows = [
