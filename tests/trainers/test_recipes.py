@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from mtaclip_plugin import vocabulary, zero_shot_split
 from tests.trainers.data.published_trees import write_split
 from trainers import train
 from trainers.data.published import LAYOUTS
+from trainers.engine.criteria import build_criterion
 from trainers.options.config import OptimConfig
 from trainers.options.parsing import parse_config
 from trainers.run.checkpoints import load_checkpoint
@@ -122,8 +123,34 @@ def test_zero_shot_recipes_differ_from_those_of_the_paper_in_what_they_say(recip
     )
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, *ZERO_SHOT])
+OFFICIAL = ["--config", str(CONFIGS / "official.yaml")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_official_settings_are_laid_over_any_recipe(recipe: str) -> None:
+    paper = parse_config(["--config", str(CONFIGS / f"{recipe}.yaml")])
+    official = parse_config(["--config", str(CONFIGS / f"{recipe}.yaml"), *OFFICIAL])
+    model = {"temperature": 1.0, "learn_temperature": False, "input_norm": "all", "text_positions": "token"}
+    loss = {"supervise_initial": False, "ignored_pixels": "background", "mask_normalizer": "class_weights"}
+    train = {"precision": "float32", "output": "runs/official"}
+    assert official == replace(
+        paper,
+        model=replace(paper.model, **model),
+        loss=replace(paper.loss, **loss),
+        train=replace(paper.train, **train),
+    )
+
+
+def test_the_official_settings_reach_model_and_loss() -> None:
+    config = parse_config([*OFFICIAL, "--model.text_encoder=null"])
+    loss = build_criterion("mtaclip", **asdict(config.loss)).loss
+    assert not loss.supervise_initial
+    assert (loss.ignored_pixels, loss.mask_normalizer) == ("background", "class_weights")
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *ZERO_SHOT, "ade20k_rn50_clip official"])
 def test_recipes_train(tmp_path: Path, recipe: str) -> None:
+    recipe, _, official = recipe.partition(" ")
     config = parse_config(["--config", str(CONFIGS / f"{recipe}.yaml")])
     first = {"voc2012": 9, "coco_stuff": 19}[config.data.dataset] if config.data.unseen else 0  # some are unseen there
     ids = (np.arange(40 * 48).reshape(40, 48) // 160 + first).astype(np.uint8)  # at most as many classes as queries
@@ -133,10 +160,16 @@ def test_recipes_train(tmp_path: Path, recipe: str) -> None:
     crop = "[32,64]" if config.data.dataset == "cityscapes" else "[32,32]"
     paths = ["--data.root", str(tmp_path / "data"), "--train.output", str(tmp_path / "run")]
     options = ["--model.text_encoder", tower, "--data.crop_size", crop]
-    train.main(["--config", str(CONFIGS / f"{recipe}.yaml"), *SMALL, *options, *paths])
+    configs = ["--config", str(CONFIGS / f"{recipe}.yaml"), *OFFICIAL * bool(official)]
+    train.main([*configs, *SMALL, *options, *paths])
     last = load_checkpoint(tmp_path / "run" / "last.pt")
     names = vocabulary(LAYOUTS[config.data.dataset].vocabulary)
     assert last.iteration == 2 and last.class_names == names[len(config.data.ignore_classes) :]
     assert last.vocabulary.unseen == config.data.unseen_names
     assert all(torch.isfinite(tensor).all() for tensor in last.model.values() if tensor.is_floating_point())
     assert last.config.data.mean == config.data.mean  # not CLIP's own
+    if official:
+        (scale,) = (value for name, value in last.model.items() if name.endswith("logit_scale"))
+        assert scale == 0  # the logarithm of 1, which training leaves alone
+        positions = last.model["decoder.tokens.text_positions.weight"]
+        assert len(positions) == config.model.num_prompts * (len(names) + 1)
