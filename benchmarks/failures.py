@@ -111,8 +111,8 @@ def typical_images(scores: Sequence[Sequence[float]], count: int) -> list[Failur
     """
     means = [fmean(of_image) for of_image in zip(*scores, strict=True)]
     known = sorted((index for index, mean in enumerate(means) if not math.isnan(mean)), key=means.__getitem__)
-    middle = (len(known) - count + 1) // 2
-    return [Failure(index, (None,) * len(scores)) for index in known[max(middle, 0) : max(middle, 0) + count]]
+    first = max((len(known) - count + 1) // 2, 0)
+    return [Failure(index, (None,) * len(scores)) for index in known[first : first + count]]
 
 
 def picture_rows(

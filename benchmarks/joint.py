@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.comparison.class_groups import images_with_class
+from benchmarks.comparison.class_groups import shown_classes
 from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.options import comparison_parser, parse_comparison
 from benchmarks.comparison.page import PageCell, PageColumn, PageTable
@@ -51,8 +51,8 @@ def alone(name: str) -> str:
 def create_trials(config: Config, shares: Mapping[str, float], seeds: Sequence[int]) -> list[Trial]:
     """All sets together with and without text, and each alone, with as many samples of it as in the former.
 
-    Together, a step has the samples of as many steps as there are sets: with fewer of each set in it, batch norms saw
-    another mixture in each step, and the gradients of one set had the others' noise.
+    Together, a step has the samples of as many steps as there are sets: with as many samples in smaller steps all sets
+    scored less, see docs/results.md.
 
     Args:
         config: of all trainings; its batch is that of one data set, and its iterations those of all together.
@@ -124,8 +124,11 @@ def table(made: Sequence[Column]) -> PageTable:
 @main_guard
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options (default: the command line), trains what is missing and writes the page."""
-    parser = comparison_parser("joint", "Trains on several data sets, on each alone, on all, and on all without text.")
-    parser.add_argument("--sets", help="File of the data sets; short for the trainer's --data.sets.")
+    parser = comparison_parser(
+        "joint",
+        "Trains on the data sets in --sets FILE, short for the trainer's --data.sets: on each alone, on all, and on "
+        "all without text.",
+    )
     given = sys.argv[1:] if arguments is None else arguments
     options, config = parse_comparison(parser, [re.sub("^--sets(?==|$)", "--data.sets", each) for each in given])
     if not config.data.joint_sets:
@@ -141,10 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study.print_plan(trials)
         return
     records = study.run(trials)
-    classes = {
-        name: [own for own, count in zip(each.class_names, images_with_class(each), strict=True) if count > 0]
-        for name, each in val_set.sets.items()
-    }
+    classes = {name: shown_classes(each) for name, each in val_set.sets.items()}
     write(study, trials, columns(records, classes, options.seeds), records)
 
 

@@ -7,13 +7,13 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
-from benchmarks.comparison.class_groups import images_with_class
+from benchmarks.comparison.class_groups import shown_classes
 from benchmarks.comparison.controls import CONTROLS, write_controls
 from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.figures import save_png
@@ -28,6 +28,7 @@ from benchmarks.markdown import versions
 from trainers.assemble import create_dataset, resolve_unseen
 from trainers.foundation.errors import UserError, main_guard, user_errors
 from trainers.options.config import Config
+from trainers.options.data_config import DataConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,14 +114,18 @@ def create_trials(
     return trials
 
 
-def score(trial: Trial, record: Record | None, study: Study) -> float:
+@cache
+def _scored(data: DataConfig, folder: Path) -> list[str]:
+    return shown_classes(usable_dataset(data, data.val_split, folder))
+
+
+def score(trial: Trial, record: Record | None, folder: Path) -> float:
     """Mean IoU of a training over the classes that its validation images show; NaN if it is missing."""
     if record is None:
         return math.nan
-    data = trial.config.data
-    dataset = usable_dataset(data, data.val_split, study.folder)
-    shown = [name for name, count in zip(dataset.class_names, images_with_class(dataset), strict=True) if count > 0]
-    value = record.scores.mean_over(shown)
+    # Which images are trained on says nothing of those that are not.
+    data = replace(trial.config.data, train_images=None, train_images_seed=0)
+    value = record.scores.mean_over(_scored(data, folder))
     return math.nan if value is None else value
 
 
@@ -150,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = study.run(every)
     scores: dict[str, dict[int, Spread]] = {name: {} for name in changes}
     for (name, value), of_seeds in trials.items():
-        found = [score(trial, trial.load_record(study.folder), study) for trial in of_seeds]
+        found = [score(trial, trial.load_record(study.folder), study.folder) for trial in of_seeds]
         scores[name][value] = Spread(tuple(found))
     write(study, scores, records)
 

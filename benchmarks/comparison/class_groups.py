@@ -20,6 +20,11 @@ def images_with_class(dataset: SegmentationDataset) -> NDArray[np.int64]:
     return np.sum(shown, axis=0)[: len(dataset.class_names)]
 
 
+def shown_classes(dataset: SegmentationDataset) -> list[str]:
+    """The names of the classes that its images show: those that means are over, see `summarize`."""
+    return [name for name, count in zip(dataset.class_names, images_with_class(dataset), strict=True) if count > 0]
+
+
 def class_groups(images: Mapping[str, int]) -> dict[str, list[str]]:
     """A third of the classes each, from those in most images to those in fewest; classes in no image are left out.
 

@@ -40,17 +40,17 @@ def write_controls(config: Config, folder: Path, names: Sequence[Control]) -> di
     """
     if unknown := [name for name in names if name not in CONTROLS]:
         raise UserError(f"There is no text {unknown[0]!r} to compare with; choose among {', '.join(CONTROLS)}.")
-    files = {name: folder / f"{name}.safetensors" for name in names}
-    if not names:
-        return {}
+    files: dict[str, Path] = {name: folder / f"{name}.safetensors" for name in names}
+    if not files:
+        return files
     with user_errors():
         class_names = create_dataset(config.data, config.data.train_split).class_names
         bank = load_text_bank(bank_file(config), class_names)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, file in files.items():
+        for name, file in zip(names, files.values(), strict=True):
             embeddings = CONTROLS[name](bank, CONTROL_SEED)
             if not file.exists():
                 write_bank(file, embeddings, class_names, f"{name}, of {bank_file(config).name}")
             elif not torch.equal(load_text_bank(file, class_names), embeddings):
                 raise UserError(f"{file} is of other text than {bank_file(config)}; choose another --output.")
-    return {str(name): file for name, file in files.items()}
+    return files

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison.class_groups import class_groups, images_with_class
+from benchmarks.comparison.class_groups import class_groups, images_with_class, shown_classes
 from benchmarks.comparison.costs import measure_costs
 from benchmarks.comparison.datasets import usable_dataset
 from benchmarks.comparison.figures import accuracy_against, class_bars, contender_styles, curves, intervals, save_png
@@ -57,8 +57,7 @@ class Study:
     @cached_property
     def val_classes(self) -> list[str]:
         """The classes that the validation images show."""
-        dataset = usable_dataset(self.config.data, self.config.data.val_split, self.folder)
-        return [name for name, count in zip(dataset.class_names, images_with_class(dataset), strict=True) if count > 0]
+        return shown_classes(usable_dataset(self.config.data, self.config.data.val_split, self.folder))
 
     @cached_property
     def class_groups(self) -> dict[str, list[str]]:
