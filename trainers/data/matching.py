@@ -33,17 +33,15 @@ def match_files(
     """Pair the images in a folder with the masks in another, both with all folders below them.
 
     Args:
-        images: with NAME.jpg, or another format. NAME is the path below this folder, without the suffix.
+        images: a folder with NAME.jpg, or another format. NAME is the path below this folder, without the suffix.
         masks: with NAME and ``mask_suffix``. Where there are several formats of it, the PNG is the mask.
         mask_suffix: with the suffix of a format, or without for any format. Capitals make no difference in it.
         image_suffixes: those of the formats that images are read in.
 
     Raises:
-        FileNotFoundError: there is no folder of images; or no image has a mask, but there is one that begins alike.
+        FileNotFoundError: no image has a mask, but there is one that begins alike.
         ValueError: there is no image.
     """
-    if not images.is_dir():
-        raise FileNotFoundError(f"The image folder {images} does not exist; check --data.root and the split's name.")
     found = find_files(images, suffixes=image_suffixes)
     found_masks = find_files(masks) if masks.is_dir() else FoundFiles([], [])
     if not found.pictures:

@@ -35,8 +35,8 @@ class ModelConfig:
     decoder_channels: int = 128
     """Width D of both decoders."""
     pixel_decoder: Literal["deformable", "fpn", "semantic_fpn", "context_fpn"] = "fpn"
-    """How the encoder's maps are merged; semantic_fpn learns sooner from few images, and context_fpn, which adds the
-    image as a whole, soonest."""
+    """How the encoder's maps are merged; semantic_fpn learns soonest from few images; context_fpn is the same
+    and tells each pixel what the whole image shows."""
     pixel_decoder_layers: int = 2
     """Layers of the deformable pixel decoder."""
     pixel_decoder_ffn: int = 512

@@ -25,7 +25,8 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace
         found = re.match(r"unrecognized arguments: --([^\s=]+)", str(error))
         if found is None:
             raise
-        raise UserError(_no_such_option(found[1], list(parser.get_defaults().keys()), parser.prog)) from error
+        options = re.findall(r"--([\w.]+)", parser.format_help())
+        raise UserError(_no_such_option(found[1], options, parser.prog)) from error
 
 
 def _no_such_option(given: str, options: Collection[str], command: str) -> str:

@@ -13,6 +13,7 @@ from trainers.options.config import Config
 from trainers.options.data_config import data_root
 from trainers.options.overrides import EVAL_OPTIONS, add_overrides, overridden
 from trainers.options.parsing import config_from_yaml, config_to_yaml, parse_config
+from trainers.options.unknown import parse_options
 
 CONFIGS = Path(__file__).parents[3] / "trainers" / "configs"
 
@@ -129,6 +130,16 @@ def test_values_of_the_wrong_type_are_named(arguments: list[str], named: str) ->
 def test_to_an_unknown_option_the_nearest_is_named(given: str, hint: str) -> None:
     with pytest.raises(UserError, match=rf"^{re.escape(hint)}$"):
         parse_config([given])
+
+
+def test_what_takes_no_dashes_is_no_option() -> None:
+    parser = ArgumentParser(prog="look", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("images", nargs="+")
+    parser.add_argument("--output", "--out")
+    with pytest.raises(UserError, match=r"^There is no option --image; look --help lists all\.$"):
+        parse_options(parser, ["x.png", "--image=y.png"])
+    with pytest.raises(UserError, match=r"^There is no option --ou; the nearest is --out\.$"):
+        parse_options(parser, ["x.png", "--ou=y"])
 
 
 def test_a_folder_is_not_passed_over_for_generated_data() -> None:
