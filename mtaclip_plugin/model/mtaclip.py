@@ -70,7 +70,7 @@ class MTACLIP(SegmentingModel):
         context_length: learned tokens L of a context.
         decoder_channels: width D, a multiple of 64 and of ``num_heads``.
         pixel_decoder: ``"deformable"`` attention, a lighter ``"fpn"``, or ``"semantic_fpn"``, which learns sooner from
-            few images, and soonest as ``"context_fpn"``, where each pixel also hears what the whole image shows.
+            few images, or ``"context_fpn"``, the same where each pixel also hears what the whole image shows.
         pixel_decoder_layers: deformable attention layers.
         pixel_decoder_ffn: hidden width of the pixel decoder's feed-forward networks.
         decoder_layers: mask-text decoder layers.

@@ -4,7 +4,7 @@ import torch
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from torch import nn
 
-from mtaclip_plugin.decoder.pixel_decoder import ImageContext, SemanticFPNPixelDecoder
+from mtaclip_plugin.decoder.pixel_decoder import ImageContext, SemanticFPNPixelDecoder, build_pixel_decoder
 
 CHANNELS = (8, 16, 24, 40)
 
@@ -45,3 +45,9 @@ def test_context_adds_one_vector_of_the_whole_map_to_all_pixels() -> None:
     torch.testing.assert_close(context(shuffled) - shuffled, added, atol=1e-5, rtol=1e-4)
     hidden = (features.mean((2, 3)) @ context.reduction.weight[:, :, 0, 0].T + context.reduction.bias).clamp(min=0)
     torch.testing.assert_close(added[:, :, 2, 3], hidden @ context.expansion.weight[:, :, 0, 0].T, atol=1e-6, rtol=1e-5)
+
+
+def test_the_name_says_whether_there_is_context() -> None:
+    with_context, without = (build_pixel_decoder(name, CHANNELS, 64) for name in ("context_fpn", "semantic_fpn"))
+    assert isinstance(with_context, SemanticFPNPixelDecoder) and isinstance(with_context.context, ImageContext)
+    assert not any("context" in name for name in without.state_dict())  # weights of before have none
