@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +22,14 @@ SLURM_TASK = {
 }
 """What srun tells the one task of a node."""
 RANK = (
-    "import os, ignite.distributed as idist\n"
+    "import os, sys, ignite.distributed as idist\n"
+    "from pathlib import Path\n"
     "from trainers.foundation.launch import joined_processes\n"
     "with joined_processes('cpu'):\n"
-    "    print('rank', idist.get_rank(), 'of', idist.get_world_size(), os.environ['SLURM_JOB_ID'])\n"
+    "    said = f\"of {idist.get_world_size()} {os.environ['SLURM_JOB_ID']}\"\n"
+    "    Path(sys.argv[1], f'rank {idist.get_rank()}').write_text(said)\n"
 )
+"""Writes a file a rank: what two processes print on one pipe comes out mixed."""
 
 
 @pytest.fixture
@@ -52,14 +56,13 @@ def test_alone_a_process_joins_nobody(environment: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_torchrun_under_srun_has_torchruns_ranks(tasks: int) -> None:
+def test_torchrun_under_srun_has_torchruns_ranks(tasks: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
     slurm = SLURM_TASK | {"SLURM_NTASKS": str(tasks), "SLURM_JOB_NUM_NODES": str(tasks)}
-    done = subprocess.run(
-        [*command, sys.executable, "-c", RANK], env=os.environ | slurm, capture_output=True, text=True, check=False
-    )
+    command = [*command, sys.executable, "-c", RANK, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["rank 0 of 2 7", "rank 1 of 2 7"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rank 0": "of 2 7", "rank 1": "of 2 7"}
 
 
 @pytest.mark.parametrize("command", [predict, evaluate])
