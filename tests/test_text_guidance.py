@@ -99,6 +99,21 @@ def test_pixel_logits_are_scaled_cosines() -> None:
         assert head(features, text).dtype == torch.float32
 
 
+def test_pixels_are_compared_as_if_they_were_made_as_wide_as_text() -> None:
+    head = PixelAlignmentHead(8, 40).double()
+    features, text = torch.randn(2, 8, 3, 4).double(), torch.randn(2, 5, 40).double()
+    wanted = [features.requires_grad_(), text.requires_grad_(), *head.parameters()]
+
+    wide = nn.functional.normalize(head.projection(features), dim=1)
+    classes = nn.functional.normalize(text[:, :-1].mean(0), dim=-1)
+    expected = head.log_scale.exp() * torch.einsum("bthw,kt->bkhw", wide, classes)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weights).sum(), wanted)
+    logits = head(features, text)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(torch.autograd.grad((logits * weights).sum(), wanted), gradients)
+
+
 def test_text_is_centred_on_the_mean_of_its_names() -> None:
     model = build(**bank(prompts=2), center_text=True)
     text = model.prompts()

@@ -37,10 +37,17 @@ class PixelAlignmentHead(nn.Module):
         Returns:
             (B, K, h, w) logits.
         """
-        classes = F.normalize(text[:, :-1].mean(0), dim=-1)
-        pixels = self.projection(mask_features)
-        with torch.autocast(pixels.device.type, enabled=False):  # the scale would blow up rounded cosines
-            dtype = self.log_scale.dtype
-            norms = pixels.to(dtype).norm(dim=1, keepdim=True).clamp(min=1e-6)
-            cosines = torch.einsum("bthw,kt->bkhw", pixels.to(dtype), classes.to(dtype)) / norms
-        return bounded_scale(self.log_scale) * cosines
+        weight, bias = self.projection.weight.flatten(1), self.projection.bias
+        assert bias is not None
+        with torch.autocast(mask_features.device.type, enabled=False):  # the scale would blow up rounded cosines
+            dtype = torch.promote_types(mask_features.dtype, torch.float32)
+            pixels, weight, bias = mask_features.to(dtype), weight.to(dtype), bias.to(dtype)
+            classes = F.normalize(text[:, :-1].mean(0).to(dtype), dim=-1)
+            # With p = W x + b, p . t = x . W't + b . t and |p|^2 = x . (W'W x + 2 W'b) + |b|^2: pixels as wide as text,
+            # which is several times as wide as they are, need not be made.
+            gram_and_classes = torch.cat([weight.mT @ weight, classes @ weight])
+            offsets = torch.cat([2 * bias @ weight, classes @ bias])
+            products = F.conv2d(pixels, gram_and_classes[:, :, None, None], offsets)
+            squares, dots = products.split([pixels.shape[1], len(classes)], dim=1)
+            norms = ((pixels * squares).sum(1, keepdim=True) + bias @ bias).clamp(min=1e-12).sqrt()
+            return bounded_scale(self.log_scale) * (dots / norms)
