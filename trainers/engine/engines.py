@@ -23,6 +23,7 @@ from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import IGNORE_INDEX, Batch
 from trainers.data.class_selection import selection_table
 from trainers.engine.criteria import Criterion, Part
+from trainers.engine.encoder_norms import keep_statistics
 from trainers.engine.forward import Forward
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError
@@ -77,6 +78,7 @@ def create_trainer(
     augmentation: BatchAugmentation,
     *,
     clip_norm: float,
+    freeze_norms: bool = False,
     accumulate: int,
     seed: int,
     folder: Path,
@@ -97,6 +99,7 @@ def create_trainer(
         scaler: Scales the loss in half precision; does nothing where it is not enabled.
         augmentation: Works on the batch on the model's device.
         clip_norm: Largest norm of all gradients together.
+        freeze_norms: Whether norms of the encoder keep their statistics.
         accumulate: Parts that the batch of this process is worked off in.
         seed: The run's seed.
         folder: Where a batch whose loss is not finite goes, with the model.
@@ -131,6 +134,8 @@ def create_trainer(
         iteration = engine.state.iteration - 1
         torch.manual_seed(derive_seed("model", seed, iteration, rank))
         forward.trained.train()
+        if freeze_norms:
+            keep_statistics(forward.model.encoder)
         batch = augmentation(batch.to(forward.device, non_blocking=True), iteration)
         optimizer.zero_grad()
         terms = backward(batch, iteration)

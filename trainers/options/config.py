@@ -33,6 +33,8 @@ class OptimConfig:
     """Factor on the learning rate from each block of the encoder to the one before it, e.g. 0.9 for transformers."""
     freeze_encoder: bool = False
     """Leave the encoder as it is: no gradient, and its norms keep their statistics."""
+    freeze_norms: bool = False
+    """Let batch norms of the encoder keep the statistics that they came with; a few small crops tell too little."""
 
     def __post_init__(self) -> None:
         """Refuses rates that are no numbers, and a decay that would raise them."""

@@ -134,6 +134,7 @@ def create_training(
         scaler,
         augmentation,
         clip_norm=config.optim.clip_norm,
+        freeze_norms=config.optim.freeze_norms,
         accumulate=config.train.accumulate,
         seed=config.train.seed,
         folder=Path(config.train.output),

@@ -114,6 +114,7 @@ def run(
     arch: str,
     seed: int = 0,
     clip_norm: float = 1.0,
+    freeze_norms: bool = False,
     accumulate: int = 1,
     precision: Precision = "float32",
     folder: Path = Path(),
@@ -132,6 +133,7 @@ def run(
         GradScaler("cpu", enabled=precision == "fp16"),
         augmentation,
         clip_norm=clip_norm,
+        freeze_norms=freeze_norms,
         accumulate=accumulate,
         seed=seed,
         folder=folder,
@@ -168,6 +170,20 @@ def test_gradients_are_clipped_and_their_norm_is_told_before() -> None:
     clipped = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert clipped.item() == pytest.approx(1e-3, rel=1e-3) and step.grad_norm > 0.01
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norms_of_the_encoder_keep_their_statistics_if_asked(frozen: bool) -> None:
+    model = build("unet").eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(model, batches(2), arch="unet", freeze_norms=frozen)
+    kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    of_encoder = {name for name in statistics if name.startswith("encoder.")}
+    assert of_encoder and statistics - of_encoder
+    assert kept & statistics == (of_encoder if frozen else set())
+    assert "encoder.bn1.weight" in before and "encoder.bn1.weight" not in kept  # weights learn either way
+    assert model.encoder.layer1.training and not model.eval().encoder.layer1.training
 
 
 def test_a_loss_that_is_not_finite_ends_in_a_sentence_and_keeps_the_batch(tmp_path: Path) -> None:
