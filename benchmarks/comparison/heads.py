@@ -34,6 +34,7 @@ def without_text(config: Config) -> Config:
         text_encoder=None,
         center_text=False,
         classification="learned",
+        score_join="sum",
         query_scores=1.0,
         text_masks=0.0,
         pixel_scores=0.0,

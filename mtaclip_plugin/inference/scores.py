@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from mtaclip_plugin.inference.bands import full_maps, in_one_piece, map_bands
 from mtaclip_plugin.inference.naming import as_scoring, class_probabilities, columns
 from mtaclip_plugin.inference.scoring import Classification, Scoring
 from mtaclip_plugin.structures import MaskPrediction
+
+LEAST_FACTOR = 1e-3
+"""Of a product of sources: one that says no less than this of a class has nothing to say about it."""
 
 
 def semantic_scores(prediction: MaskPrediction, scoring: Scoring | Classification = "learned") -> Tensor:
@@ -147,7 +151,7 @@ class _Sources:
         queries, others = self._split(maps)
         with torch.autocast(maps.device.type, enabled=False):  # small scores must not be rounded away
             scores = torch.einsum("bqk,bqhw->bkhw", self.probabilities, queries) if queries is not None else None
-        total = self._sum(scores, others)
+        total = self._joined(scores, others)
         return total if self.factors is None else total * self.factors[:, None, None]
 
     def labels(self, maps: Tensor) -> Tensor:
@@ -157,33 +161,36 @@ class _Sources:
         with torch.autocast(maps.device.type, enabled=False):
             if queries is not None:  # a pixel's classes side by side: a fast argmax
                 scores = queries.flatten(2).transpose(1, 2) @ self.probabilities
-        total = self._sum(scores, [other.flatten(2).transpose(1, 2) for other in others])
+        total = self._joined(scores, [other.flatten(2).transpose(1, 2) for other in others])
         if self.factors is not None:
             total = total * self.factors
         labels = total.argmax(-1) if total.shape[-1] > 1 else (scores_to_logits(total.mT) > 0).long().squeeze(1)
         return labels.unflatten(1, maps.shape[2:])
 
     def _split(self, maps: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """The masks (B, Q, rows, W) of the queries, and what else is added (B, K, rows, W), with its weight."""
+        """The masks (B, Q, rows, W) of the queries, and what else has a weight (B, K, rows, W)."""
         queries, others, first = None, [], 0
         if self.scoring.query_scores:
             first = self.probabilities.shape[1]
             queries = maps[:, :first].sigmoid()
         if self.scoring.text_masks:
-            others.append(self.scoring.text_masks * maps[:, first : first + self.num_classes].sigmoid())
+            others.append(maps[:, first : first + self.num_classes].sigmoid())
         if self.scoring.pixel_scores:
-            others.append(self.scoring.pixel_scores * maps[:, -self.num_classes :].softmax(1))
+            others.append(maps[:, -self.num_classes :].softmax(1))
         return queries, others
 
-    def _sum(self, queries: Tensor | None, others: list[Tensor]) -> Tensor:
-        if queries is None:
-            return others[0] if len(others) == 1 else others[0] + others[1]
-        if others:
-            queries = queries.clamp(max=1)
-        total = queries if self.scoring.query_scores == 1 else self.scoring.query_scores * queries
-        for other in others:
-            total = total + other
-        return total
+    def _joined(self, queries: Tensor | None, others: list[Tensor]) -> Tensor:
+        """All sources as one, in the order that `_split` gives the others in."""
+        sources = others
+        if queries is not None:
+            sources = [queries.clamp(max=1) if others else queries, *others]
+        scoring = self.scoring
+        weights = [each for each in (scoring.query_scores, scoring.text_masks, scoring.pixel_scores) if each]
+        if scoring.score_join == "product" and len(sources) > 1:
+            powers = [source.clamp(min=LEAST_FACTOR) ** weight for source, weight in zip(sources, weights, strict=True)]
+            return reduce(torch.mul, powers)
+        parts = [source if weight == 1 else weight * source for source, weight in zip(sources, weights, strict=True)]
+        return reduce(torch.add, parts)
 
 
 def _missing(option: str, weight: float) -> str:

@@ -8,21 +8,28 @@ from typing import Literal
 from mtaclip_plugin.arguments import check_choice, check_shares, check_weights
 
 Classification = Literal["learned", "text", "ensemble", "per_name"]
+ScoreJoin = Literal["sum", "product"]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the score of a class at a pixel is the sum of.
+    """What the score of a class at a pixel is made of.
 
     ``score_k(x) = a · sum_q p_q(k) · sigmoid(mask_q(x)) + b · sigmoid(text_mask_k(x)) + c · softmax_k(pixels(x))``.
     The paper's way is the default: the masks of the queries alone, named by the learned head. Where another source is
     added, the queries' sum is bounded by 1, as the others are.
+
+    The sources can be multiplied in place of that, each to the power of its weight, ``queries^a · text masks^b ·
+    pixels^c``: classifiers that are each right about something else, so that the one that is sure decides. Where they
+    have learnt at different speeds a sum is held up by the slowest, a product less.
 
     Attributes:
         classification: what names the masks of the queries. ``"learned"``: the softmax of the class head; ``"text"``:
             the softmax over the classes of each class's most similar prompt; ``"ensemble"``: their geometric mean,
             renormalised; ``"per_name"``: ``learned^(1-λ)·text^λ``, renormalised, with a λ for names that the class
             head was trained on and another for those that it was not, whose rows of it are never read.
+        score_join: whether sources are added, ``"sum"``, or multiplied, ``"product"``. No factor is below
+            ``LEAST_FACTOR``: a source that has not seen a class at all leaves it to the others.
         query_scores: weight a of the queries' masks.
         text_masks: weight b of the text queries' masks.
         pixel_scores: weight c of the pixels' own softmax.
@@ -40,6 +47,7 @@ class Scoring:
     """
 
     classification: Classification = "learned"
+    score_join: ScoreJoin = "sum"
     query_scores: float = 1.0
     text_masks: float = 0.0
     pixel_scores: float = 0.0
@@ -53,6 +61,7 @@ class Scoring:
     def __post_init__(self) -> None:
         """Refuses values that no score can be made with."""
         check_choice("classification", self.classification, Classification)
+        check_choice("score_join", self.score_join, ScoreJoin)
         check_weights(query_scores=self.query_scores, text_masks=self.text_masks, pixel_scores=self.pixel_scores)
         check_weights(calibration=self.calibration)
         check_shares(trained_text=self.trained_text, untrained_text=self.untrained_text)

@@ -31,7 +31,7 @@ from mtaclip_plugin.decoder import (
     present_names,
 )
 from mtaclip_plugin.encoders import StridePyramid, build_encoder, find_maps
-from mtaclip_plugin.inference import Classification, Scoring
+from mtaclip_plugin.inference import Classification, ScoreJoin, Scoring
 from mtaclip_plugin.inference.clip_masks import ClipWay, build_clip_masks
 from mtaclip_plugin.model.passes import SegmentingModel
 from mtaclip_plugin.model.scoring import check_text_options
@@ -83,7 +83,8 @@ class MTACLIP(SegmentingModel):
         center_text: whether text is centred on the mean of the trained names before anything reads it; not in the
             paper, see ``TextCentering``.
         classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
-            ``"text"``, by the ``"ensemble"`` of both, or ``"per_name"``; this and the next six are ``scoring``.
+            ``"text"``, by the ``"ensemble"`` of both, or ``"per_name"``; this and the next seven are ``scoring``.
+        score_join: whether what has a weight in the scores is added, ``"sum"``, or multiplied, ``"product"``.
         query_scores: weight of the queries' masks in the scores.
         text_masks: weight of the text queries' masks; above 0 they are predicted in training too, where
             ``MTACLIPLoss(text_mask_weight=...)`` teaches them. Not in the paper.
@@ -156,6 +157,7 @@ class MTACLIP(SegmentingModel):
         learn_temperature: bool = True,
         center_text: bool = False,
         classification: Classification = "learned",
+        score_join: ScoreJoin = "sum",
         query_scores: float = 1.0,
         text_masks: float = 0.0,
         pixel_scores: float = 0.0,
@@ -188,6 +190,7 @@ class MTACLIP(SegmentingModel):
         check_width(decoder_channels, num_heads=num_heads)
         scoring = Scoring(
             classification=classification,
+            score_join=score_join,
             query_scores=query_scores,
             text_masks=text_masks,
             pixel_scores=pixel_scores,

@@ -115,5 +115,7 @@ def check_text_options(
         raise ValueError(f"{needing[0]} needs text, but text_encoder is None")
     if scoring.pixel_scores and classes == 1:
         raise ValueError("pixel_scores compares classes with each other, of which there is one; leave it at 0")
+    if scoring.score_join == "product" and classes == 1:
+        raise ValueError("score_join='product' compares classes with each other, of which there is one; take 'sum'")
     if center_text and classes == 1:
         raise ValueError("center_text takes off what class names have in common, of which there is one; leave it out")

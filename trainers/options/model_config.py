@@ -55,6 +55,8 @@ class ModelConfig:
     """Take off what the texts of all classes have in common."""
     classification: Literal["learned", "text", "ensemble", "per_name"] = "learned"
     """What names the masks at inference: the class head, the text, both, or per_name the one or the other."""
+    score_join: Literal["sum", "product"] = "sum"
+    """Add what has a weight in the scores, or multiply it, to the power of its weight."""
     query_scores: float = 1.0
     """Weight of the queries' masks in the scores."""
     text_masks: float = 0.0

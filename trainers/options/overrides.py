@@ -19,6 +19,7 @@ _HELP = {
     "eval.scales": "Factors of the image's size",
     "eval.flip": "Mirrored images too",
     "model.classification": "What names the masks",
+    "model.score_join": "Add what has a weight in the scores, or multiply it",
     "model.query_scores": "Weight of the queries' masks",
     "model.text_masks": "Weight of the text's own masks",
     "model.pixel_scores": "Weight of the pixels' likeness to text",
