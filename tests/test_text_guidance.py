@@ -225,6 +225,8 @@ def test_a_copy_with_other_names_leaves_the_model_alone() -> None:
         ({"center_text": True, "text_encoder": None}, "center_text=True needs text"),
         ({"pixel_scores": 1.0, "classes": 1, "class_names": ["cat"]}, "pixel_scores compares classes with each other"),
         ({"center_text": True, "classes": 1, "class_names": ["cat"]}, "center_text takes off what class names have"),
+        ({"score_join": "product", "classes": 1, "class_names": ["cat"]}, "score_join='product' compares classes"),
+        ({"score_join": "or"}, "score_join must be one of"),
         ({"query_scores": 0.0}, "are all 0"),
         ({"trained_text": -1.0}, "trained_text must be a share"),
     ],

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mtaclip_plugin.inference import (
+    ScoreJoin,
     Scoring,
     bands,
     class_probabilities,
@@ -42,6 +43,10 @@ SCORINGS = [
     Scoring(query_scores=0.0, text_masks=1.0),
     Scoring(query_scores=0.0, text_masks=1.0, pixel_scores=0.5, calibration=1.0, untrained=(1,)),
     Scoring(classification="per_name", trained_text=0.3, untrained_text=0.8, untrained=(0, 2), calibration=0.5),
+    Scoring(score_join="product", query_scores=0.5, pixel_scores=1.0, classification="text"),
+    Scoring(score_join="product", text_masks=0.25, pixel_scores=2.0, calibration=1.0, untrained=(1,)),
+    Scoring(score_join="product", query_scores=0.0, text_masks=0.3, pixel_scores=1.0),
+    Scoring(score_join="product", query_scores=0.0, pixel_scores=0.5),
 ]
 
 
@@ -60,9 +65,16 @@ def test_scores_equal_the_formula_pixel_by_pixel(scoring: Scoring) -> None:
         queries = sum(named[image, q, k] * masks[image, q, row, column] for q in range(5))
         if scoring.text_masks or scoring.pixel_scores:
             queries = min(queries, torch.tensor(1.0))
-        expected = scoring.query_scores * queries
-        expected = expected + scoring.text_masks * text_masks[image, k, row, column]
-        expected = expected + scoring.pixel_scores * pixels[image, k, row, column]
+        sources = [
+            (scoring.query_scores, queries),
+            (scoring.text_masks, text_masks[image, k, row, column]),
+            (scoring.pixel_scores, pixels[image, k, row, column]),
+        ]
+        if scoring.score_join == "product" and sum(weight > 0 for weight, _ in sources) > 1:
+            expected = math.prod(float(source) ** weight for weight, source in sources)
+            expected = torch.tensor(expected)
+        else:
+            expected = sum(weight * source for weight, source in sources)
         if scoring.untrained and k not in scoring.untrained:
             expected = expected * math.exp(-scoring.calibration)
         torch.testing.assert_close(found[image, k, row, column], expected)
@@ -79,6 +91,19 @@ def test_bands_give_the_whole(scoring: Scoring, band_bytes: int, monkeypatch: py
     torch.testing.assert_close(semantic_scores(output, scoring), whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(semantic_logits(output, scoring), scores_to_logits(whole), atol=1e-5, rtol=1e-5)
     assert torch.equal(semantic_labels(output, scoring), labels) and torch.equal(labels, whole.argmax(1))
+
+
+def test_in_a_product_a_source_that_has_not_seen_a_class_leaves_it_to_the_others() -> None:
+    # The queries say class 0 everywhere, and are as good as sure; the pixels say class 1, and know of no other.
+    output = replace(
+        prediction(classes=2),
+        class_logits=torch.tensor([30.0, -30.0, -30.0]).expand(2, 5, 3),
+        mask_embed=torch.zeros(2, 5, 8),
+        pixel_logits=torch.tensor([-30.0, 30.0]).view(1, 2, 1, 1).expand(2, 2, 8, 8),
+    )
+    for power, expected in ((0.5, [1e-3, 1e-3**0.5]), (2.0, [1e-3, 1e-3**2.0])):
+        found = semantic_scores(output, Scoring(score_join="product", query_scores=power, pixel_scores=1.0))
+        torch.testing.assert_close(found[1, :, 3, 4], torch.tensor(expected))
 
 
 def test_the_paper_s_way_adds_nothing_to_the_bit() -> None:
@@ -126,12 +151,14 @@ def test_per_name_without_untrained_names_is_between_learned_and_text() -> None:
         torch.testing.assert_close(found, class_probabilities(output, way))
 
 
-def test_gradients_reach_all_sources() -> None:
+@pytest.mark.parametrize("join", ["sum", "product"])
+def test_gradients_reach_all_sources(join: ScoreJoin) -> None:
     output = prediction()
     tensors = [output.class_logits, output.mask_embed, output.text_mask_embed, output.pixel_logits]
     for tensor in tensors:
         tensor.requires_grad_()
-    semantic_scores(output, Scoring(text_masks=1.0, pixel_scores=1.0, query_scores=0.01)).log().sum().backward()
+    scoring = Scoring(score_join=join, text_masks=1.0, pixel_scores=1.0, query_scores=0.01)
+    (semantic_scores(output, scoring).log() * torch.randn(2, 3, 29, 30)).sum().backward()
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in tensors)
 
 
@@ -143,6 +170,7 @@ def test_gradients_reach_all_sources() -> None:
         ({"pixel_scores": math.nan}, "pixel_scores must be a finite weight"),
         ({"calibration": -0.1}, "calibration must be a finite weight"),
         ({"trained_text": 1.5}, r"trained_text must be a share in \[0, 1\], got 1.5"),
+        ({"score_join": "mean"}, "score_join must be one of 'sum', 'product'"),
         ({"classification": "words"}, "classification must be one of 'learned', 'text', 'ensemble', 'per_name'"),
     ],
 )
