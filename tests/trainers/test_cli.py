@@ -136,6 +136,15 @@ def test_what_makes_long_runs_go_on(tmp_path: Path) -> None:
     assert scores.mean_iou == pytest.approx(last.validation.scores.mean_iou, abs=1e-6)
 
 
+def test_the_encoder_s_norms_keep_their_statistics_in_a_run(tmp_path: Path) -> None:
+    options = ["--optim.freeze_norms=true", "--train.checkpoint_every=1"]
+    folder = run_training(tmp_path / "run", *MTACLIP, *options)
+    last, before = load_checkpoint(folder / "last.pt").model, load_checkpoint(folder / "previous.pt").model
+    for name in ("running_mean", "running_var", "num_batches_tracked", "weight"):
+        kept = torch.equal(last[f"encoder.bn1.{name}"], before[f"encoder.bn1.{name}"])
+        assert kept == (name != "weight"), name
+
+
 def test_a_compiled_run_does_what_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_with, compiled_models = torch.compile, []
 

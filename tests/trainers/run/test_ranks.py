@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.trainers.engine.test_engines import CPU, batches, frozen_norms
+from tests.trainers.engine.test_engines import CPU, batches, build
 from trainers.data.augment import BatchAugmentation
 from trainers.data.batch import IGNORE_INDEX, Batch
 from trainers.engine.criteria import build_criterion
@@ -47,7 +47,7 @@ def step(arch: str, *, accumulate: int = 1, partly: bool = False, compiled: bool
 
     In double precision: in single, the order of a sum decides where a query may look, and which points are uncertain.
     """
-    model = frozen_norms(arch).double()
+    model = build(arch).double()
     model.register_forward_pre_hook(lambda _, inputs: tuple(images.double() for images in inputs))
     for name, parameter in model.named_parameters():
         if "sampling_offsets.bias" in name:
@@ -68,6 +68,7 @@ def step(arch: str, *, accumulate: int = 1, partly: bool = False, compiled: bool
         torch.amp.GradScaler("cpu", enabled=False),
         BatchAugmentation(crop_size=(64, 64), scale_range=(0.5, 2.0), photometric=1.0, seed=0, rank=rank),
         clip_norm=1e9,
+        freeze_norms=True,  # so that no image depends on those beside it
         accumulate=accumulate,
         seed=0,
         folder=Path(),
