@@ -136,13 +136,15 @@ def test_what_makes_long_runs_go_on(tmp_path: Path) -> None:
     assert scores.mean_iou == pytest.approx(last.validation.scores.mean_iou, abs=1e-6)
 
 
-def test_the_encoder_s_norms_keep_their_statistics_in_a_run(tmp_path: Path) -> None:
-    options = ["--optim.freeze_norms=true", "--train.checkpoint_every=1"]
-    folder = run_training(tmp_path / "run", *MTACLIP, *options)
+def test_the_encoder_s_norms_keep_their_statistics_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*MTACLIP, "--optim.freeze_norms=true", "--train.checkpoint_every=1"]
+    trained = ["--model.encoder_name=tu-tf_efficientnet_lite0", "--model.encoder_weights=packaged"]
+    folder = run_training(tmp_path / "run", *options, *trained)
     last, before = load_checkpoint(folder / "last.pt").model, load_checkpoint(folder / "previous.pt").model
-    for name in ("running_mean", "running_var", "num_batches_tracked", "weight"):
-        kept = torch.equal(last[f"encoder.bn1.{name}"], before[f"encoder.bn1.{name}"])
-        assert kept == (name != "weight"), name
+    of_norm = [name for name in last if name.startswith("encoder.model.bn1.")]
+    kept = {name.rpartition(".")[2] for name in of_norm if torch.equal(last[name], before[name])}
+    assert kept == {"running_mean", "running_var", "num_batches_tracked"} and len(of_norm) == 5
+    assert "this one was never trained" in failure(train.main, [*TINY, *options, f"--train.output={tmp_path}"], capsys)
 
 
 def test_a_compiled_run_does_what_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

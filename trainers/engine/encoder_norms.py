@@ -6,6 +6,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
+def check_statistics(encoder: nn.Module) -> None:
+    """Refuses an encoder whose norms have no statistics that could be kept.
+
+    Raises:
+        ValueError: They are those that every norm begins with.
+    """
+    means = [module.running_mean for module in encoder.modules() if isinstance(module, _NormBase)]
+    if means and not any(mean is not None and mean.any() for mean in means):
+        raise ValueError(
+            "--optim.freeze_norms keeps the statistics of the encoder's norms, and this one was never trained; give it "
+            "--model.encoder_weights, or set --optim.freeze_norms to false."
+        )
+
+
 def keep_statistics(encoder: nn.Module) -> None:
     """Lets norms that track statistics use what they have, and track no more; until the next ``train()``.
 
