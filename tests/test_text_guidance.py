@@ -190,11 +190,12 @@ def test_compiling_in_one_graph() -> None:
         torch.testing.assert_close(compiled(image), model(image), atol=1e-5, rtol=1e-5)
 
 
-def test_onnx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"score_join": "product", "query_scores": 0.5}])
+def test_onnx(tmp_path: Path, options: dict[str, Any]) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
-    model = build(**ALL, pixel_decoder="fpn").eval()
+    model = build(**ALL, **options, pixel_decoder="fpn").eval()
     image, path = torch.randn(2, 3, 64, 96), tmp_path / "model.onnx"
     torch.onnx.export(model, (image,), path, dynamo=True, dynamic_shapes=(MULTIPLES_OF_32,), external_data=False)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
