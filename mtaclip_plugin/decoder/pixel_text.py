@@ -43,11 +43,12 @@ class PixelAlignmentHead(nn.Module):
             dtype = torch.promote_types(mask_features.dtype, torch.float32)
             pixels, weight, bias = mask_features.to(dtype), weight.to(dtype), bias.to(dtype)
             classes = F.normalize(text[:, :-1].mean(0).to(dtype), dim=-1)
-            # With p = W x + b, p . t = x . W't + b . t and |p|^2 = x . (W'W x + 2 W'b) + |b|^2: pixels as wide as text,
-            # which is several times as wide as they are, need not be made.
-            gram_and_classes = torch.cat([weight.mT @ weight, classes @ weight])
-            offsets = torch.cat([2 * bias @ weight, classes @ bias])
-            products = F.conv2d(pixels, gram_and_classes[:, :, None, None], offsets)
-            squares, dots = products.split([pixels.shape[1], len(classes)], dim=1)
-            norms = ((pixels * squares).sum(1, keepdim=True) + bias @ bias).clamp(min=1e-12).sqrt()
+            # A pixel p = A [x; 1], as wide as text, is several times as wide as x and need not be made:
+            # |p|^2 = [x; 1]'A'A [x; 1] and p . t = t'A [x; 1].
+            affine = torch.cat([weight, bias[:, None]], 1)
+            channels = pixels.shape[1]
+            kernels, offsets = torch.cat([affine.mT @ affine, classes @ affine]).split([channels, 1], 1)
+            products = F.conv2d(pixels, kernels[:, :, None, None], offsets.squeeze(1))
+            squares, rest, dots = products.split([channels, 1, len(classes)], 1)
+            norms = ((pixels * squares).sum(1, keepdim=True) + rest).clamp(min=1e-12).sqrt()
             return bounded_scale(self.log_scale) * (dots / norms)
