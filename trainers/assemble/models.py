@@ -13,6 +13,7 @@ from mtaclip_plugin import MTACLIP
 from mtaclip_plugin.text import names_as_saved
 from mtaclip_plugin.text.bank import check_bank_shape
 from trainers.data.class_selection import names_without
+from trainers.engine.encoder_norms import check_statistics
 from trainers.engine.vocabulary import Vocabulary
 from trainers.foundation.errors import UserError, require
 from trainers.models import build_model, has_text, is_mtaclip, reads_bank, text_options
@@ -62,7 +63,10 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
     if is_mtaclip(config.model.arch):
         _check_text_losses(config.model, config.loss)
     options = asdict(config.model) | {"text_embeddings": vocabulary.text_of(vocabulary.seen)}
-    return _build(options | _image_options(config.data), vocabulary.seen)
+    model = _build(options | _image_options(config.data), vocabulary.seen)
+    if config.optim.freeze_norms:
+        check_statistics(model.encoder)
+    return model
 
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:

@@ -13,7 +13,8 @@ def check_statistics(encoder: nn.Module) -> None:
         ValueError: They are those that every norm begins with.
     """
     means = [module.running_mean for module in encoder.modules() if isinstance(module, _NormBase)]
-    if means and not any(mean is not None and mean.any() for mean in means):
+    tracked = [mean for mean in means if mean is not None]
+    if tracked and not any(mean.any() for mean in tracked):
         raise ValueError(
             "--optim.freeze_norms keeps the statistics of the encoder's norms, and this one was never trained; give it "
             "--model.encoder_weights, or set --optim.freeze_norms to false."

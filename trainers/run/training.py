@@ -24,7 +24,6 @@ from trainers.data.loaders import create_train_loader
 from trainers.engine.average import MovingAverage
 from trainers.engine.criteria import build_criterion
 from trainers.engine.encoder_blocks import checkpoint_gradients
-from trainers.engine.encoder_norms import check_statistics
 from trainers.engine.engines import create_trainer
 from trainers.engine.forward import Forward
 from trainers.engine.optim import create_optimizer, create_scheduler
@@ -153,10 +152,8 @@ def prepare_encoder(model: SegmentationModel, config: Config) -> None:
     """Freezes the encoder, or lets it keep less for the backward pass, where that is asked for.
 
     Raises:
-        ValueError: The encoder can not keep less, or has no statistics of norms that it could keep.
+        ValueError: The encoder can not keep less.
     """
-    if config.optim.freeze_norms:
-        check_statistics(model.encoder)
     if config.optim.freeze_encoder:
         model.freeze_encoder()
         model.encoder.eval()  # which smp then leaves in the mode that it is in, DropPath included
