@@ -165,11 +165,18 @@ def test_training_is_named_as_chosen_whatever_was_never_trained() -> None:
     assert model.current_scoring().classification == "text" and model.classification == "learned"
     model.classification = "per_name"
     assert model.current_scoring().classification == "per_name"
+    pixels = build(**ALL, classification="pixels", untrained_names=[NAMES[0]]).eval()
+    assert pixels.current_scoring() == replace(pixels.scoring, untrained=(0,))
     assert model.train().current_scoring() == model.scoring
 
 
 @pytest.mark.parametrize(
-    "options", [ALL, ALL | {"classification": "per_name", "calibration": 0.3, "untrained_names": ["dog"]}]
+    "options",
+    [
+        ALL,
+        ALL | {"classification": "per_name", "calibration": 0.3, "untrained_names": ["dog"]},
+        ALL | {"classification": "pixels", "score_join": "product", "untrained_names": ["dog"]},
+    ],
 )
 def test_exporting_with_dynamic_sizes(options: dict[str, Any]) -> None:
     model = build(**options).eval()
@@ -190,7 +197,7 @@ def test_compiling_in_one_graph() -> None:
         torch.testing.assert_close(compiled(image), model(image), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"score_join": "product", "query_scores": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"score_join": "product", "query_scores": 0.5, "classification": "pixels"}])
 def test_onnx(tmp_path: Path, options: dict[str, Any]) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
@@ -224,7 +231,10 @@ def test_a_copy_with_other_names_leaves_the_model_alone() -> None:
         ({"text_masks": 1.0, "text_encoder": None}, "text_masks=1.0 needs text, but text_encoder is None"),
         ({"pixel_scores": 1.0, "text_encoder": None}, "pixel_scores=1.0 needs text"),
         ({"center_text": True, "text_encoder": None}, "center_text=True needs text"),
-        ({"pixel_scores": 1.0, "classes": 1, "class_names": ["cat"]}, "pixel_scores compares classes with each other"),
+        (
+            {"pixel_scores": 1.0, "classes": 1, "class_names": ["cat"]},
+            "pixels are compared with classes",
+        ),
         ({"center_text": True, "classes": 1, "class_names": ["cat"]}, "center_text takes off what class names have"),
         ({"score_join": "product", "classes": 1, "class_names": ["cat"]}, "score_join='product' compares classes"),
         ({"score_join": "or"}, "score_join must be one of"),

@@ -104,6 +104,8 @@ def _each_source(model: SegmentationModel) -> Iterator[str]:
     if queries := alone.get("query_scores"):
         ways["queries, by text"] = replace(queries, classification="text")
         ways["queries, per name"] = replace(queries, classification="per_name")
+        if "pixel_scores" in alone:
+            ways["queries, by pixels"] = replace(queries, classification="pixels")
     if "text_masks" in alone:
         ways["text masks"] = alone["text_masks"]
     if "pixel_scores" in alone:

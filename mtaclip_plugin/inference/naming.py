@@ -1,4 +1,4 @@
-"""What names a mask: the learned class head, the text, or both; and CLIP's image tower, where it was asked."""
+"""What names a mask: the class head, the text, or both, or the pixels in it; and CLIP's image tower if it was asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def class_probabilities(prediction: MaskPrediction, scoring: Scoring | Classific
         (B, Q, K+1) float32 probabilities; the last column is "none".
 
     Raises:
-        ValueError: if text is asked for and the prediction has none.
+        ValueError: if text is asked for and the prediction has none, or pixels that it has not.
 
     Example:
         >>> prediction = MaskPrediction(
@@ -48,6 +48,9 @@ def _decoder_probabilities(prediction: MaskPrediction, scoring: Scoring) -> Tens
     text = prediction.text_logits.float().amax(2)
     if scoring.classification == "text":
         return text.softmax(-1)
+    if scoring.classification == "pixels":
+        none = text.softmax(-1)[..., -1:]
+        return torch.cat([(1 - none) * _mean_pixels(prediction), none], -1)
     share = 0.5 if scoring.classification == "ensemble" else scoring.trained_text
     log_text = text.log_softmax(-1)
     if scoring.classification == "ensemble" or not scoring.untrained:
@@ -56,6 +59,18 @@ def _decoder_probabilities(prediction: MaskPrediction, scoring: Scoring) -> Tens
     known = learned.masked_fill(untrained, -torch.inf).log_softmax(-1).masked_fill(untrained, 0)
     mixed = torch.where(untrained, scoring.untrained_text * log_text, torch.lerp(known, log_text, share))
     return mixed.softmax(-1)
+
+
+def _mean_pixels(prediction: MaskPrediction) -> Tensor:
+    """(B, Q, K) float32 means of the pixels' softmax, each pixel by the mask's share of it; padding has none."""
+    if prediction.pixel_logits is None:
+        raise ValueError("classification='pixels' needs pixels; build the model with pixel_scores above 0")
+    height, width = (-(-side // 4) for side in prediction.image_size)  # maps are at stride 4
+    with torch.autocast(prediction.pixel_logits.device.type, enabled=False):
+        masks = prediction.mask_logits[..., :height, :width].float().sigmoid().flatten(2)
+        pixels = prediction.pixel_logits[..., :height, :width].float().softmax(1).flatten(2)
+        shares = masks / masks.sum(-1, keepdim=True).clamp(min=torch.finfo(masks.dtype).tiny)
+        return shares @ pixels.mT
 
 
 def as_scoring(scoring: Scoring | Classification) -> Scoring:

@@ -187,7 +187,8 @@ class _Sources:
         scoring = self.scoring
         weights = [each for each in (scoring.query_scores, scoring.text_masks, scoring.pixel_scores) if each]
         if scoring.score_join == "product" and len(sources) > 1:
-            powers = [source.clamp(min=LEAST_FACTOR) ** weight for source, weight in zip(sources, weights, strict=True)]
+            factors = [source.clamp(min=LEAST_FACTOR) for source in sources]
+            powers = [each if weight == 1 else each**weight for each, weight in zip(factors, weights, strict=True)]
             return reduce(torch.mul, powers)
         parts = [source if weight == 1 else weight * source for source, weight in zip(sources, weights, strict=True)]
         return reduce(torch.add, parts)

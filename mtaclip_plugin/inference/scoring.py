@@ -7,7 +7,7 @@ from typing import Literal
 
 from mtaclip_plugin.arguments import check_choice, check_shares, check_weights
 
-Classification = Literal["learned", "text", "ensemble", "per_name"]
+Classification = Literal["learned", "text", "ensemble", "per_name", "pixels"]
 ScoreJoin = Literal["sum", "product"]
 
 
@@ -27,7 +27,10 @@ class Scoring:
         classification: what names the masks of the queries. ``"learned"``: the softmax of the class head; ``"text"``:
             the softmax over the classes of each class's most similar prompt; ``"ensemble"``: their geometric mean,
             renormalised; ``"per_name"``: ``learned^(1-λ)·text^λ``, renormalised, with a λ for names that the class
-            head was trained on and another for those that it was not, whose rows of it are never read.
+            head was trained on and another for those that it was not, whose rows of it are never read; ``"pixels"``:
+            the mean of the pixels' own softmax within the mask, ``(1 - text_q(none)) · sum_x sigmoid(mask_q(x)) ·
+            softmax_k(pixels(x)) / sum_x sigmoid(mask_q(x))``. A query tells where a thing is before it tells what it
+            is, and pixels the other way round.
         score_join: whether sources are added, ``"sum"``, or multiplied, ``"product"``. No factor is below
             ``LEAST_FACTOR``: a source that has not seen a class at all leaves it to the others.
         query_scores: weight a of the queries' masks.
@@ -73,3 +76,8 @@ class Scoring:
     def reads_text(self) -> bool:
         """Whether scores depend on text, so that a model without text can not give them."""
         return self.classification != "learned" or bool(self.text_masks or self.pixel_scores)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether scores depend on what pixels are compared with text for."""
+        return self.classification == "pixels" or self.pixel_scores > 0

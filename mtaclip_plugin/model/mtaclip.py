@@ -83,7 +83,8 @@ class MTACLIP(SegmentingModel):
         center_text: whether text is centred on the mean of the trained names before anything reads it; not in the
             paper, see ``TextCentering``.
         classification: how masks are classified at inference: by the ``"learned"`` head (the paper's way), by
-            ``"text"``, by the ``"ensemble"`` of both, or ``"per_name"``; this and the next seven are ``scoring``.
+            ``"text"``, by the ``"ensemble"`` of both, ``"per_name"``, or by the ``"pixels"`` in them; this and the
+            next seven are ``scoring``.
         score_join: whether what has a weight in the scores is added, ``"sum"``, or multiplied, ``"product"``.
         query_scores: weight of the queries' masks in the scores.
         text_masks: weight of the text queries' masks; above 0 they are predicted in training too, where
@@ -104,7 +105,7 @@ class MTACLIP(SegmentingModel):
             image tower; ``None`` for what ``preprocessing`` says.
         image_std: their standard deviation.
         untrained_names: class names that the class head was never trained on: while there are any, evaluation
-            classifies by text, ``"per_name"`` or alone. ``set_class_names`` keeps this record.
+            classifies by text, ``"per_name"``, by ``"pixels"`` or alone. ``set_class_names`` keeps this record.
         recompute: whether the backward pass makes large tensors of the decoder again instead of keeping them, for less
             memory and more time; ``"auto"`` for not on a GPU that has the memory, by the count of ``Recomputation``.
             The results are the same. Compilers decide it themselves.
@@ -261,7 +262,7 @@ class MTACLIP(SegmentingModel):
                 temperature=temperature,
                 learn_temperature=learn_temperature,
             ),
-            PixelAlignmentHead(decoder_channels, shape[1]) if shape and pixel_scores > 0 else None,
+            PixelAlignmentHead(decoder_channels, shape[1]) if shape and scoring.reads_pixels else None,
             recompute=recompute,
         )
         self.classification_head = None

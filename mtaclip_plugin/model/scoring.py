@@ -42,7 +42,7 @@ class ScoringModel(TextHolder):
         check_text_options(None if self.prompts is None else "text", scoring, classes=self.config["classes"])
         if scoring.text_masks and not self.decoder.mask_text_decoder.text_masks:
             raise ValueError("the model was built without text masks; build it with text_masks above 0")
-        if scoring.pixel_scores and self.decoder.pixel_head is None:
+        if scoring.reads_pixels and self.decoder.pixel_head is None:
             raise ValueError("the model was built without pixel scores; build it with pixel_scores above 0")
         self._scoring = replace(scoring, untrained=())
         self._score_untrained()
@@ -67,7 +67,8 @@ class ScoringModel(TextHolder):
         if self.untrained_names:
             untrained = tuple(k for k, name in enumerate(self.class_names or ()) if name in self.untrained_names)
             # Where the head has rows that were never trained, its softmax means nothing for the others either.
-            way: Classification = "per_name" if self._scoring.classification == "per_name" else "text"
+            chosen = self._scoring.classification
+            way: Classification = chosen if chosen in ("per_name", "pixels") else "text"
             self._evaluation_scoring = replace(self._scoring, classification=way, untrained=untrained)
 
     def _centering(self) -> TextCentering:
@@ -113,8 +114,8 @@ def check_text_options(
     }
     if text is None and (needing := [option for option, value in wanted.items() if value]):
         raise ValueError(f"{needing[0]} needs text, but text_encoder is None")
-    if scoring.pixel_scores and classes == 1:
-        raise ValueError("pixel_scores compares classes with each other, of which there is one; leave it at 0")
+    if scoring.reads_pixels and classes == 1:
+        raise ValueError("pixels are compared with classes, of which there is one; leave pixel_scores at 0")
     if scoring.score_join == "product" and classes == 1:
         raise ValueError("score_join='product' compares classes with each other, of which there is one; take 'sum'")
     if center_text and classes == 1:

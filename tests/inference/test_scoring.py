@@ -47,6 +47,8 @@ SCORINGS = [
     Scoring(score_join="product", text_masks=0.25, pixel_scores=2.0, calibration=1.0, untrained=(1,)),
     Scoring(score_join="product", query_scores=0.0, text_masks=0.3, pixel_scores=1.0),
     Scoring(score_join="product", query_scores=0.0, pixel_scores=0.5),
+    Scoring(classification="pixels"),
+    Scoring(score_join="product", pixel_scores=1.0, classification="pixels", calibration=1.0, untrained=(1,)),
 ]
 
 
@@ -136,6 +138,47 @@ def test_names_by_hand() -> None:
     torch.testing.assert_close(class_probabilities(output, shares).flatten(), expected / expected.sum())
 
 
+def test_pixels_name_masks_by_hand() -> None:
+    # Two pixels, and two masks of 0.75 and 0.25, and of 0 and 1, of them. The first pixel says 0.9 of class 0, the
+    # second 0.2. Text says of the first mask that it is none with 0.5, of the second that it is something.
+    pixels = torch.tensor([[[0.9, 0.2]], [[0.1, 0.8]]]).log()
+    output = replace(
+        prediction(classes=2),
+        mask_embed=torch.tensor([[[math.log(3), -math.log(3)], [-60.0, 60.0]]]),
+        mask_features=torch.eye(2).view(1, 2, 1, 2),
+        text_logits=torch.tensor([[0.0, 0.0, math.log(2)], [0.0, 0.0, -60.0]]).view(1, 2, 1, 3),
+        pixel_logits=pixels[None],
+        image_size=(4, 8),
+        padded_size=(4, 8),
+    )
+    found = class_probabilities(output, "pixels")
+    mean = 0.75 * 0.9 + 0.25 * 0.2
+    expected = torch.tensor([[[mean / 2, (1 - mean) / 2, 0.5], [0.2, 0.8, 0.0]]])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_padding_has_no_part_in_naming_by_pixels() -> None:
+    output = replace(prediction(), image_size=(17, 10))  # cells of which the last rows and columns are padding
+    spoilt = replace(output, mask_features=output.mask_features.clone(), pixel_logits=output.pixel_logits.clone())
+    for maps in (spoilt.mask_features, spoilt.pixel_logits):
+        maps[..., 5:, :], maps[..., 3:] = torch.randn(8), 9.0
+    found = class_probabilities(spoilt, "pixels")
+    assert torch.equal(found, class_probabilities(output, "pixels"))
+    spoilt.pixel_logits[:, 0, 4, 2] += 5  # the last of the image
+    assert not torch.allclose(class_probabilities(spoilt, "pixels"), found)
+
+
+def test_masks_that_are_nowhere_are_named_by_pixels_too() -> None:
+    output = replace(prediction(), mask_embed=torch.full((2, 5, 8), -1e4), mask_features=torch.ones(2, 8, 8, 8))
+    found = class_probabilities(output, "pixels")
+    assert found.isfinite().all() and (found.sum(-1) <= 1 + 1e-5).all()
+
+
+def test_naming_by_pixels_needs_them() -> None:
+    with pytest.raises(ValueError, match="classification='pixels' needs pixels; build the model with pixel_scores"):
+        class_probabilities(replace(prediction(), pixel_logits=None), "pixels")
+
+
 def test_rows_of_untrained_names_are_never_read() -> None:
     output, scoring = prediction(), Scoring(classification="per_name", trained_text=0.4, untrained=(1,))
     spoilt = output.class_logits.clone()
@@ -171,7 +214,10 @@ def test_gradients_reach_all_sources(join: ScoreJoin) -> None:
         ({"calibration": -0.1}, "calibration must be a finite weight"),
         ({"trained_text": 1.5}, r"trained_text must be a share in \[0, 1\], got 1.5"),
         ({"score_join": "mean"}, "score_join must be one of 'sum', 'product'"),
-        ({"classification": "words"}, "classification must be one of 'learned', 'text', 'ensemble', 'per_name'"),
+        (
+            {"classification": "words"},
+            "classification must be one of 'learned', 'text', 'ensemble', 'per_name', 'pixels'",
+        ),
     ],
 )
 def test_values_that_give_no_score(options, sentence) -> None:

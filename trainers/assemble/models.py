@@ -71,10 +71,14 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
     """Refuses losses of what the model does not have, and scores of what no loss trains."""
-    for weight, scores in (("text_mask_weight", "text_masks"), ("pixel_weight", "pixel_scores")):
-        trained, read = getattr(loss, weight) > 0, getattr(model, scores) > 0
-        sentence = f"--loss.{weight} trains what --model.{scores} reads: set both above 0, or both to 0"
-        require(trained == read, sentence)
+    pixels = "--model.pixel_scores reads" if model.classification != "pixels" else "--model.classification pixels reads"
+    parts = (
+        ("text_mask_weight", "--model.text_masks reads", model.text_masks > 0),
+        ("pixel_weight", pixels, model.pixel_scores > 0 or model.classification == "pixels"),
+    )
+    for weight, reader, read in parts:
+        trained = getattr(loss, weight) > 0
+        require(trained == read, f"--loss.{weight} trains what {reader}: set both above 0, or both to 0")
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:

@@ -53,8 +53,9 @@ class ModelConfig:
     """One learned position for each prompt, or one for each text token, as the official code has it."""
     center_text: bool = False
     """Take off what the texts of all classes have in common."""
-    classification: Literal["learned", "text", "ensemble", "per_name"] = "learned"
-    """What names the masks at inference: the class head, the text, both, or per_name the one or the other."""
+    classification: Literal["learned", "text", "ensemble", "per_name", "pixels"] = "learned"
+    """What names the masks at inference: the class head, the text, both, per_name the one or the other, or the pixels
+    in them, which loss.pixel_weight trains."""
     score_join: Literal["sum", "product"] = "sum"
     """Add what has a weight in the scores, or multiply it, to the power of its weight."""
     query_scores: float = 1.0
