@@ -28,6 +28,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         BANK | {"text_masks": 1.0, "pixel_scores": 1.0},
         {"text_mask_weight": 1.0, "pixel_weight": 10.0},
     ),
+    "masks named by pixels": (
+        BANK | {"classification": "pixels", "pixel_scores": 1.0, "score_join": "product"},
+        {"pixel_weight": 10.0},
+    ),
     "ensemble": (BANK | {"classification": "ensemble", "aux_params": {"classes": 2}}, {"class_weights": [1, 2, 3]}),
     "clip masks": ({"clip_masks": "pool"}, {}),
     "one class": ({"classes": 1, "class_names": None}, {}),
