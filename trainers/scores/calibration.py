@@ -13,7 +13,7 @@ from torch import Tensor
 from trainers.scores.metrics import class_iou
 from trainers.scores.zero_shot import seen_and_unseen
 
-CALIBRATIONS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+CALIBRATIONS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0)
 """What may be taken off the logits of trained classes; the larger, the coarser."""
 
 
