@@ -258,6 +258,26 @@ def test_the_search_finds_what_evaluation_with_its_options_gives(
         assert {name: scores[name] for name in point} == pytest.approx(point)
 
 
+def test_the_search_tries_masks_that_pixels_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = write_bank(tmp_path / "bank.npy", 4, 6)
+    sources = [*SOURCES[:-1], "--model.classification=pixels", "--model.score_join=product"]
+    last = run_training(tmp_path / "run", *options(data, bank, *sources)) / "last.pt"
+    given = ["--checkpoint", str(last), "--device=cpu", "--output", str(tmp_path / "scores.json")]
+    evaluate.main([*given, "--search_calibration=true"])
+    ways = {}
+    for way in json.loads((tmp_path / "scores.json").read_text())["ways"]:
+        ways.setdefault(way["classification"], []).append(way["curve"])
+    assert {name: len(found) for name, found in ways.items()} == {"pixels": 1, "per_name": 10}
+    assert "\npixels          0             1               " in capsys.readouterr().out
+    for point in ways["pixels"][0][::5]:
+        calibration = point.pop("calibration")
+        evaluate.main([*given, f"--model.calibration={calibration}"])
+        scores = json.loads((tmp_path / "scores.json").read_text())["zero_shot"]
+        assert {name: scores[name] for name in point} == pytest.approx(point)
+
+
 def test_scores_can_be_made_of_something_else_afterwards(data: Path, tmp_path: Path) -> None:
     bank = write_bank(tmp_path / "bank.npy", 4, 6)
     last = load_checkpoint(run_training(tmp_path / "run", *options(data, bank, *SOURCES)) / "last.pt")

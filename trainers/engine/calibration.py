@@ -43,10 +43,11 @@ def namings(scoring: Scoring) -> Iterator[Scoring]:
     """The ways of naming that are tried: ``"per_name"`` with several weights, where queries have a part in the scores.
 
     Args:
-        scoring: What the rest of the scores is made of.
+        scoring: What the rest of the scores is made of. If pixels name its masks, that is tried, too.
     """
-    if not scoring.query_scores:
+    if not scoring.query_scores or scoring.classification == "pixels":
         yield replace(scoring, calibration=0.0)
+    if not scoring.query_scores:
         return
     for trained, untrained in product(TRAINED_TEXT, UNTRAINED_TEXT):
         yield replace(

@@ -19,12 +19,14 @@ def format_search(candidates: Sequence[Candidate]) -> str:
         candidates: The ways, the best first.
     """
     best = candidates[0]
-    ways = f"{'trained_text':<14}{'untrained_text':<16}{'calibration':<12}{_SCORES}"
+    ways = f"{'classification':<16}{'trained_text':<14}{'untrained_text':<16}{'calibration':<12}{_SCORES}"
     curve = f"{'calibration':<12}{_SCORES}"
     lines = ["Ways of naming, each at its best calibration:", ways, "-" * len(ways)]
     for candidate in candidates:
         scoring, point = candidate.scoring, candidate.best
-        lines.append(f"{scoring.trained_text:<14g}{scoring.untrained_text:<16g}{_line(point)}")
+        lines.append(
+            f"{scoring.classification:<16}{scoring.trained_text:<14g}{scoring.untrained_text:<16g}{_line(point)}"
+        )
     lines += ["", "The first of them by calibration:", curve, "-" * len(curve), *map(_line, best.curve)]
     options = " ".join(f"--model.{name} {value}" for name, value in best_options(best).items())
     return "\n".join([*lines, "", f"To evaluate or predict with the best: {options}"])
@@ -34,6 +36,7 @@ def search_to_dict(candidates: Sequence[Candidate]) -> dict[str, Any]:
     """The search as JSON values; the best way comes first."""
     ways = [
         {
+            "classification": candidate.scoring.classification,
             "trained_text": candidate.scoring.trained_text,
             "untrained_text": candidate.scoring.untrained_text,
             "curve": [asdict(point) for point in candidate.curve],
