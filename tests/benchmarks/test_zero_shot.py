@@ -68,7 +68,9 @@ QUICK_WITHOUT_SEED = [option for option in QUICK if not option.startswith("--tra
 def test_the_program_scores_each_source(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads((output / "zero_shot.json").read_text())
     assert [(row["contender"], row["source"]) for row in report["rows"]] == [
-        *(("mtaclip", source) for source in ("all", "queries, by text", "queries, per name", "text masks", "pixels")),
+        ("mtaclip", "all"),
+        *(("mtaclip", f"queries, {namer}") for namer in ("by text", "per name", "by pixels")),
+        *(("mtaclip", source) for source in ("text masks", "pixels")),
         *(("masks", source) for source in ("all", "queries, per name")),
         ("pixels", "all"),
         ("denseclip", "all"),
@@ -99,6 +101,7 @@ def test_what_a_source_says_alone_is_what_an_evaluation_says(output: Path) -> No
         "all": {},
         "pixels": {"query_scores": 0.0, "text_masks": 0.0},
         "queries, per name": {"text_masks": 0.0, "pixel_scores": 0.0, "classification": "per_name"},
+        "queries, by pixels": {"text_masks": 0.0, "pixel_scores": 0.0, "classification": "pixels"},
     }
     for source, scoring in ways.items():
         found = prepare(checkpoint, root=None, split=None, device="cpu", scoring=scoring).scores().zero_shot
