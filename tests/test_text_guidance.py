@@ -159,6 +159,29 @@ def test_scoring_is_saved_with_the_model(tmp_path: Path) -> None:
     assert not torch.equal(model(torch.zeros(1, 3, 32, 32)), before)
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"pixel_scores": 0.0, "text_masks": 0.0},
+        {"pixel_scores": 0.0, "classification": "pixels", "score_join": "product"},
+        {"query_scores": 0.0},
+    ],
+)
+def test_a_model_is_saved_with_what_it_was_built_with(tmp_path: Path, later: dict[str, Any]) -> None:
+    model = build(**ALL).eval()
+    built, image = model.scoring, torch.randn(1, 3, 50, 70)
+    before = model(image)
+    model.scoring = replace(built, **later)
+    after = model(image)
+    assert not torch.equal(after, before)
+    for turn in ("once", "twice"):
+        model.save_pretrained(tmp_path / turn)
+        model = smp.from_pretrained(tmp_path / turn)
+        assert torch.equal(model(image), after)
+    model.scoring = built  # nothing was lost on the way
+    assert torch.equal(model(image), before)
+
+
 def test_training_is_named_as_chosen_whatever_was_never_trained() -> None:
     model = build().eval()
     model.set_class_names(OTHERS)

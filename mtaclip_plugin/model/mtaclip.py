@@ -91,6 +91,9 @@ class MTACLIP(SegmentingModel):
             ``MTACLIPLoss(text_mask_weight=...)`` teaches them. Not in the paper.
         pixel_scores: weight of the pixels' own likeness to text; above 0 it is predicted in training too, where
             ``MTACLIPLoss(pixel_weight=...)`` teaches it. Not in the paper.
+        predict_text_masks: whether the text queries' masks are predicted even if the scores do not read them.
+        predict_pixels: the same of the pixels' likeness to text. A model whose ``scoring`` was changed is saved with
+            what it was built with, so that it can be loaded, and changed back.
         trained_text: see ``Scoring``.
         untrained_text: see ``Scoring``.
         calibration: see ``Scoring``.
@@ -162,6 +165,8 @@ class MTACLIP(SegmentingModel):
         query_scores: float = 1.0,
         text_masks: float = 0.0,
         pixel_scores: float = 0.0,
+        predict_text_masks: bool = False,
+        predict_pixels: bool = False,
         trained_text: float = 0.0,
         untrained_text: float = 1.0,
         calibration: float = 0.0,
@@ -202,7 +207,13 @@ class MTACLIP(SegmentingModel):
             untrained_clip=untrained_clip,
         )
         check_text_options(
-            text_encoder, scoring, classes=classes, center_text=center_text, untrained_names=untrained_names
+            text_encoder,
+            scoring,
+            classes=classes,
+            predict_text_masks=predict_text_masks,
+            predict_pixels=predict_pixels,
+            center_text=center_text,
+            untrained_names=untrained_names,
         )
         self.class_names: list[str] | None = None
         if text_encoder is not None or class_names is not None:
@@ -258,11 +269,13 @@ class MTACLIP(SegmentingModel):
                 text_shape=shape,
                 input_norm=input_norm,
                 text_positions=text_positions,
-                text_masks=text_masks > 0,
+                text_masks=predict_text_masks or text_masks > 0,
                 temperature=temperature,
                 learn_temperature=learn_temperature,
             ),
-            PixelAlignmentHead(decoder_channels, shape[1]) if shape and scoring.reads_pixels else None,
+            PixelAlignmentHead(decoder_channels, shape[1])
+            if shape and (predict_pixels or scoring.reads_pixels)
+            else None,
             recompute=recompute,
         )
         self.classification_head = None

@@ -40,13 +40,15 @@ class ScoringModel(TextHolder):
     @scoring.setter
     def scoring(self, scoring: Scoring) -> None:
         check_text_options(None if self.prompts is None else "text", scoring, classes=self.config["classes"])
-        if scoring.text_masks and not self.decoder.mask_text_decoder.text_masks:
+        has_text_masks, has_pixels = self.decoder.mask_text_decoder.text_masks, self.decoder.pixel_head is not None
+        if scoring.text_masks and not has_text_masks:
             raise ValueError("the model was built without text masks; build it with text_masks above 0")
-        if scoring.reads_pixels and self.decoder.pixel_head is None:
+        if scoring.reads_pixels and not has_pixels:
             raise ValueError("the model was built without pixel scores; build it with pixel_scores above 0")
         self._scoring = replace(scoring, untrained=())
         self._score_untrained()
         self.config.update({name: value for name, value in asdict(scoring).items() if name != "untrained"})
+        self.config.update(predict_text_masks=has_text_masks, predict_pixels=has_pixels)
 
     @property
     def classification(self) -> Classification:
@@ -90,6 +92,8 @@ def check_text_options(
     scoring: Scoring,
     *,
     classes: int,
+    predict_text_masks: bool = False,
+    predict_pixels: bool = False,
     center_text: bool = False,
     untrained_names: Sequence[str] | None = None,
 ) -> None:
@@ -99,6 +103,8 @@ def check_text_options(
         text: where the text comes from; ``None`` without text.
         scoring: how scores are to be made.
         classes: K.
+        predict_text_masks: whether the text's own masks are wanted, whatever is to be scored.
+        predict_pixels: the same of pixels that are compared with text.
         center_text: whether text is to be centred.
         untrained_names: names that only text could tell.
 
@@ -109,12 +115,14 @@ def check_text_options(
         f"classification='{scoring.classification}'": scoring.classification != "learned",
         f"text_masks={scoring.text_masks}": scoring.text_masks,
         f"pixel_scores={scoring.pixel_scores}": scoring.pixel_scores,
+        "predict_text_masks=True": predict_text_masks,
+        "predict_pixels=True": predict_pixels,
         "center_text=True": center_text,
         f"untrained_names={list(untrained_names or ())}": untrained_names,
     }
     if text is None and (needing := [option for option, value in wanted.items() if value]):
         raise ValueError(f"{needing[0]} needs text, but text_encoder is None")
-    if scoring.reads_pixels and classes == 1:
+    if (predict_pixels or scoring.reads_pixels) and classes == 1:
         raise ValueError("pixels are compared with classes, of which there is one; leave pixel_scores at 0")
     if scoring.score_join == "product" and classes == 1:
         raise ValueError("score_join='product' compares classes with each other, of which there is one; take 'sum'")

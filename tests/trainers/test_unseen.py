@@ -364,7 +364,10 @@ def test_a_checkpoint_of_before_there_were_unseen_classes(run: Path, tmp_path: P
         (["--model.text_encoder=null"], "but this mtaclip has no text; take --model.arch mtaclip with a"),
         (["--loss.text_mask_weight=1"], "--loss.text_mask_weight trains what --model.text_masks reads: set both above"),
         (["--model.pixel_scores=1"], "--loss.pixel_weight trains what --model.pixel_scores reads: set both above"),
-        (["--model.classification=pixels"], "--loss.pixel_weight trains what --model.classification pixels reads"),
+        (
+            ["--model.classification=pixels"],
+            "--model.classification pixels reads what --loss.pixel_weight trains: set that above 0",
+        ),
         (["--model.text_positions=token"], "only text_positions='prompt' takes new names"),
     ],
 )

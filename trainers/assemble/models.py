@@ -71,14 +71,16 @@ def create_model(config: Config, vocabulary: Vocabulary) -> SegmentationModel:
 
 def _check_text_losses(model: ModelConfig, loss: LossConfig) -> None:
     """Refuses losses of what the model does not have, and scores of what no loss trains."""
-    pixels = "--model.pixel_scores reads" if model.classification != "pixels" else "--model.classification pixels reads"
+    naming = model.classification == "pixels"
+    sentence = "--model.classification pixels reads what --loss.pixel_weight trains: set that above 0"
+    require(loss.pixel_weight > 0 or not naming, sentence)
     parts = (
-        ("text_mask_weight", "--model.text_masks reads", model.text_masks > 0),
-        ("pixel_weight", pixels, model.pixel_scores > 0 or model.classification == "pixels"),
+        ("text_mask_weight", "text_masks", model.text_masks > 0),
+        ("pixel_weight", "pixel_scores", naming or model.pixel_scores > 0),
     )
-    for weight, reader, read in parts:
-        trained = getattr(loss, weight) > 0
-        require(trained == read, f"--loss.{weight} trains what {reader}: set both above 0, or both to 0")
+    for weight, scores, read in parts:
+        sentence = f"--loss.{weight} trains what --model.{scores} reads: set both above 0, or both to 0"
+        require((getattr(loss, weight) > 0) == read, sentence)
 
 
 def restore_model(checkpoint: Checkpoint) -> SegmentationModel:

@@ -47,12 +47,10 @@ def namings(scoring: Scoring) -> Iterator[Scoring]:
     """
     if not scoring.query_scores or scoring.classification == "pixels":
         yield replace(scoring, calibration=0.0)
-    if not scoring.query_scores:
-        return
-    for trained, untrained in product(TRAINED_TEXT, UNTRAINED_TEXT):
-        yield replace(
-            scoring, classification="per_name", trained_text=trained, untrained_text=untrained, calibration=0.0
-        )
+    if scoring.query_scores:
+        named = replace(scoring, classification="per_name", calibration=0.0)
+        for trained, untrained in product(TRAINED_TEXT, UNTRAINED_TEXT):
+            yield replace(named, trained_text=trained, untrained_text=untrained)
 
 
 def search_calibration(
