@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # The hub's library reads these when it is imported: no test may fetch weights, nor find any in a cache.
@@ -88,3 +89,13 @@ def _tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def onnxruntime() -> ModuleType:
+    """ONNX's runtime, where what exports for it is there too."""
+    *_, runtime = (
+        pytest.importorskip(package, reason=f"ONNX needs {package}, which is not installed")
+        for package in ("onnx", "onnxscript", "onnxruntime")
+    )
+    return runtime

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -100,17 +101,16 @@ def test_commands_have_options_that_there_are(page: Path) -> None:
             assert (ROOT / config).exists(), config
 
 
-def test_the_exported_graph_of_the_page_gives_the_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package)
-    runtime = pytest.importorskip("onnxruntime")
+def test_the_exported_graph_of_the_page_gives_the_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnxruntime: ModuleType
+) -> None:
     page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- onnx -->\n```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     model = test_model.build(decoder_layers=1)
     names: dict[str, Any] = {"torch": torch, "model": model}
     exec(code, names)
-    session = runtime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     image = torch.randn(1, 3, 160, 64)
     (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.inference_mode():
@@ -143,7 +143,7 @@ MODULES = [module.name for module in pkgutil.walk_packages(mta.__path__, "mtacli
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name: str) -> None:
     if name.endswith(".triton_kernels"):
-        pytest.importorskip("triton")
+        pytest.importorskip("triton", reason="there is no Triton here")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

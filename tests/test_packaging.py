@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-pytest.importorskip("build")
+pytest.importorskip("build", reason="what builds the wheel is not installed")
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_EXTRAS = """

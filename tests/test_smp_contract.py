@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -155,15 +156,12 @@ def test_exporting_with_dynamic_sizes(options: dict[str, Any]) -> None:
             torch.testing.assert_close(exported(image), model(image), atol=1e-5, rtol=1e-5)
 
 
-def test_onnx_with_the_text_baked_in(tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package)
-    runtime = pytest.importorskip("onnxruntime")
+def test_onnx_with_the_text_baked_in(tmp_path: Path, onnxruntime: ModuleType) -> None:
     model = build(**SHALLOW).eval()
     image = torch.randn(2, 3, 64, 96)
     path = tmp_path / "model.onnx"
     torch.onnx.export(model, (image,), path, dynamo=True, dynamic_shapes=(MULTIPLES_OF_32,), external_data=False)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for shape in ((2, 3, 64, 96), (1, 3, 160, 64), (3, 3, 64, 128)):
         image = torch.randn(shape)
         (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -221,14 +222,11 @@ def test_compiling_in_one_graph() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"score_join": "product", "query_scores": 0.5, "classification": "pixels"}])
-def test_onnx(tmp_path: Path, options: dict[str, Any]) -> None:
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package)
-    runtime = pytest.importorskip("onnxruntime")
+def test_onnx(tmp_path: Path, onnxruntime: ModuleType, options: dict[str, Any]) -> None:
     model = build(**ALL, **options, pixel_decoder="fpn").eval()
     image, path = torch.randn(2, 3, 64, 96), tmp_path / "model.onnx"
     torch.onnx.export(model, (image,), path, dynamo=True, dynamic_shapes=(MULTIPLES_OF_32,), external_data=False)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     image = torch.randn(1, 3, 160, 64)
     (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.inference_mode():
@@ -254,6 +252,9 @@ def test_a_copy_with_other_names_leaves_the_model_alone() -> None:
         ({"text_masks": 1.0, "text_encoder": None}, "text_masks=1.0 needs text, but text_encoder is None"),
         ({"pixel_scores": 1.0, "text_encoder": None}, "pixel_scores=1.0 needs text"),
         ({"center_text": True, "text_encoder": None}, "center_text=True needs text"),
+        ({"predict_pixels": True, "text_encoder": None}, "predict_pixels=True needs text"),
+        ({"predict_pixels": True, "classes": 1, "class_names": ["cat"]}, "pixels are compared with classes"),
+        ({"predict_text_masks": True, "text_encoder": None}, "predict_text_masks=True needs text"),
         (
             {"pixel_scores": 1.0, "classes": 1, "class_names": ["cat"]},
             "pixels are compared with classes",

