@@ -59,9 +59,18 @@ class Contender:
         loss.backward()
 
 
-def build_mtaclip(num_classes: int, *, text_encoder: str | None = "bank", encoder_name: str = "resnet50") -> MTACLIP:
-    """The paper's model, with ready text embeddings, a tower of open_clip with random weights, or no text."""
-    options: dict[str, object] = {"text_encoder": text_encoder}
+def build_mtaclip(
+    num_classes: int, *, text_encoder: str | None = "bank", encoder_name: str = "resnet50", **others: object
+) -> MTACLIP:
+    """The paper's model, with ready text embeddings, a tower of open_clip with random weights, or no text.
+
+    Args:
+        num_classes: K.
+        text_encoder: of the model.
+        encoder_name: of the model.
+        **others: options of the model, e.g. fewer layers.
+    """
+    options: dict[str, object] = {"text_encoder": text_encoder, **others}
     if text_encoder is not None:
         options["class_names"] = [f"class {number}" for number in range(num_classes)]
     if text_encoder == "bank":

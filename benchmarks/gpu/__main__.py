@@ -22,6 +22,7 @@ from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.trainings import train_heads
 from benchmarks.gpu.waits import count_waits
 from benchmarks.report import QUICK_RESULTS, RESULTS, Section
+from trainers.engine.forward import resolve_device
 from trainers.foundation.errors import UserError, main_guard
 
 PARTS = {
@@ -50,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.quick and not torch.cuda.is_available():
         raise UserError("There is no GPU that torch can use here; --quick runs all of it small on the CPU.")
     folder = options.output or (QUICK_RESULTS if options.quick else RESULTS)
-    device = torch.device("cpu" if options.quick else options.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = resolve_device("cpu" if options.quick else options.device)
     bench = Bench(device, quick=options.quick, seconds=60 * options.minutes)
     measure: dict[str, Callable[[Bench], Outcome]] = {
         "parity": check_all,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,57 +18,102 @@ from benchmarks.report import Section
 from benchmarks.runtimes import LabelMap
 
 OURS, MASK2FORMER = "mtaclip", "Mask2Former"
+PEER = f"{MASK2FORMER}, eager"
 ROUNDS = 20
-LEAST_SECONDS = 30.0
+LEAST_SECONDS, LEAST_TO_COMPILE = 10.0, 60.0
+"""Left for models to be begun."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One row of the table.
+
+    Attributes:
+        way: the model, and whether it is compiled.
+        side: of the image, in pixels.
+        precision: "float32" or "bf16".
+        seconds: the median; ``None`` where it could not be measured.
+        problem: why not.
+    """
+
+    way: str
+    side: int
+    precision: str
+    seconds: float | None = None
+    problem: str = ""
 
 
 def measure_images(bench: Bench) -> Outcome:
-    """Measures one image at a time."""
-    sections, numbers = [], []
-    for side in [64] if bench.quick else [1024, 512]:
-        rows = []
-        for precision in ("bf16", "float32"):
-            seconds: dict[str, float | str] = {}
-            ways = [f"{MASK2FORMER}, eager", f"{OURS}, eager", f"{OURS}, compiled"]
-            for name in [*ways, *([] if bench.quick else [f"{MASK2FORMER}, compiled"])]:
-                seconds[name] = _measured(name, side, precision, bench)
-                print(side, precision, name, seconds[name], flush=True)
-                numbers.append({"way": name, "side": side, "precision": precision, "seconds": seconds[name]})
-            for name, value in seconds.items():
-                rows.append((name, precision, *_cells(value, seconds[f"{MASK2FORMER}, eager"])))
-        columns = ("image to label map", "precision", "ms", f"to {MASK2FORMER}, eager")
-        sections.append(Section(f"One image of {side}x{side} to its label map", columns, rows))
-    return Outcome(tuple(sections), numbers)
+    """Measures one image at a time, models that must be compiled last."""
+    sides = [64] if bench.quick else [1024, 512]
+    sizes = [(side, precision) for side in sides for precision in ("bf16", "float32")]
+    found: list[Labelled] = []
+    for ways in (
+        [PEER, f"{OURS}, eager"],
+        [f"{OURS}, compiled", *([] if bench.quick else [f"{MASK2FORMER}, compiled"])],
+    ):
+        for side, precision in sizes:
+            found += _measured([Labelled(way, side, precision) for way in ways], bench)
+            print(*found[-len(ways) :], sep="\n", flush=True)
+    columns = ("image to label map", "precision", "ms", f"to {PEER}")
+    sections = [
+        Section(
+            f"One image of {side}x{side} to its label map", columns, _rows([row for row in found if row.side == side])
+        )
+        for side in sides
+    ]
+    return Outcome(tuple(sections), [asdict(row) for row in found])
 
 
-def _cells(value: float | str, peer: float | str) -> tuple[str, str]:
-    if isinstance(value, str):
-        return value, ""
-    return f"{1000 * value:.1f}", "" if isinstance(peer, str) or value == peer else f"{value / peer:.2f}"
+def _rows(found: list[Labelled]) -> list[list[str]]:
+    peers = {row.precision: row.seconds for row in found if row.way == PEER}
+    rows = []
+    for row in sorted(found, key=lambda row: row.precision):
+        peer, ratio = peers[row.precision], ""
+        if row.seconds is not None and peer is not None and row.way != PEER:
+            ratio = f"{row.seconds / peer:.2f}"
+        rows.append([row.way, row.precision, row.problem or f"{1000 * (row.seconds or 0):.1f}", ratio])
+    return rows
 
 
 @torch.inference_mode()
-def _measured(name: str, side: int, precision: str, bench: Bench) -> float | str:
-    """Median seconds, or why there are none."""
-    if name.startswith(MASK2FORMER) and not peers.has_transformers():
-        return "transformers is not installed"
-    if bench.left < LEAST_SECONDS:
-        return "no time left"
+def _measured(rows: list[Labelled], bench: Bench) -> list[Labelled]:
+    """The rows, which are timed in turn, with median seconds, or with why there are none."""
+    compiled = rows[0].way.endswith("compiled")
+    if bench.left < (LEAST_TO_COMPILE if compiled else LEAST_SECONDS):
+        return [replace(row, problem="no time left") for row in rows]
+    images = Scene.random(batch=1, side=rows[0].side, num_classes=bench.num_classes).images.to(bench.device)
+    runs: dict[str, Callable[[], Tensor]] = {}
+    problems: dict[str, str] = {}
     try:
-        images = Scene.random(batch=1, side=side, num_classes=bench.num_classes).images.to(bench.device)
-        run: Callable[[Tensor], Tensor] = _label_map(name, bench)
-        if name.endswith("compiled"):
-            run = torch.compile(run, dynamic=False, backend=compile_backend(bench))
-
-        def label() -> Tensor:
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                return run(images)
-
-        return time_in_turn({name: label}, 1 if bench.quick else ROUNDS, title=name).median(name)
-    except Exception as error:  # the other rows have something to say, whatever it was
-        return sentence(error)
+        for row in rows:
+            if row.way.startswith(MASK2FORMER) and not peers.has_transformers():
+                problems[row.way] = "transformers is not installed"
+                continue
+            try:
+                run: Callable[[Tensor], Tensor] = _label_map(row.way, bench)
+                if compiled:
+                    run = torch.compile(run, dynamic=False, backend=compile_backend(bench))
+                label = partial(_label, run, images, bf16=row.precision == "bf16")
+                label()
+                runs[row.way] = label
+            except Exception as error:  # the other rows have something to say, whatever it was
+                problems[row.way] = sentence(error)
+        seconds = time_in_turn(runs, 1 if bench.quick else ROUNDS, title=f"{rows[0].side}, {rows[0].precision}")
+        return [
+            replace(row, problem=problems[row.way])
+            if row.way in problems
+            else replace(row, seconds=seconds.median(row.way))
+            for row in rows
+        ]
     finally:
+        runs.clear()
         bench.free()
+
+
+def _label(run: Callable[[Tensor], Tensor], images: Tensor, *, bf16: bool) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        return run(images)
 
 
 def _label_map(name: str, bench: Bench) -> LabelMap:

@@ -20,6 +20,7 @@ from benchmarks.gpu.bench import Bench, Outcome, sentence
 from benchmarks.peers import Scene
 from benchmarks.report import Section
 from mtaclip_plugin import MTACLIP, MTACLIPLoss
+from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton
 from trainers.options.config import Config
 from trainers.options.parsing import parse_config
 from trainers.run.checkpoints import LAST, load_checkpoint
@@ -51,11 +52,13 @@ class Check:
 def check_all(bench: Bench) -> Outcome:
     """Makes every check; one that ends in an error is a row that says so."""
     checks: list[Check] = []
-    for group in (_numbers, _precisions, _compiled, _resumed):
+    for group in (_numbers, _kernel, _precisions, _resumed, _compiled):
         try:
-            checks += group(bench)
+            found = group(bench)
         except Exception as error:  # the other groups have something to say, whatever it was
-            checks.append(Check(group.__name__.strip("_"), sentence(error), None, right=False))
+            found = [Check(group.__name__.strip("_"), sentence(error), None, right=False)]
+        print(*found, sep="\n", flush=True)
+        checks += found
     rows = [
         (check.name, _cell(check.found), _cell(check.limit), "yes" if check.right else "**NO**") for check in checks
     ]
@@ -107,7 +110,7 @@ def exact_float32() -> Iterator[None]:
 def _model(bench: Bench, **options: Any) -> MTACLIP:
     """A model that samples off the middle of pixels, where the slope would be left to rounding."""
     encoder_name = "resnet18" if bench.quick else "resnet50"
-    model = peers.build_mtaclip(bench.num_classes, encoder_name=encoder_name, **options)
+    model = peers.build_mtaclip(bench.num_classes, **{"encoder_name": encoder_name, **options})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "sampling_offsets.bias" in name:
@@ -150,6 +153,35 @@ def _numbers(bench: Bench) -> list[Check]:
     return checks
 
 
+def _kernel(bench: Bench) -> list[Check]:
+    """The model that samples by the kernel in Triton beside the same one that samples by ``grid_sample``."""
+    if not bench.on_gpu:
+        return []
+    checks, scene, criterion = [], _scene(bench), MTACLIPLoss(num_points=1024)
+    images, target = scene.images.to(bench.device), scene.target.to(bench.device)
+    model = _model(bench).to(bench.device).eval()
+    outputs, losses, gradients = [], [], []
+    try:
+        for enabled in (False, True):
+            use_triton(enabled)
+            model.zero_grad()
+            torch.manual_seed(1)
+            with exact_float32():
+                outputs.append(model(images, return_masks=True))
+                losses.append(criterion(outputs[-1], target))
+                losses[-1].backward()
+            gradients.append(_gradients(model))
+    finally:
+        use_triton(None)
+    for field in ("class_logits", "mask_embed", "mask_features", "text_logits"):
+        ours, theirs = (getattr(output, field) for output in outputs)
+        checks.append(Check.of(f"kernel in Triton, float32: {field}", difference(theirs, ours), 1e-3))
+    checks.append(Check.of("kernel in Triton, float32: loss", difference(losses[1], losses[0]), 1e-3))
+    checks.append(Check.of("kernel in Triton, float32: all gradients", difference(gradients[1], gradients[0]), 1e-2))
+    bench.free()
+    return checks
+
+
 def _gradients(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.detach().cpu().flatten() for p in model.parameters() if p.grad is not None])
 
@@ -188,7 +220,8 @@ def _compiled(bench: Bench) -> list[Check]:
     """
     scene, criterion = _scene(bench), MTACLIPLoss(num_points=1024)
     images, target = scene.images.to(bench.device, torch.float64), scene.target.to(bench.device)
-    eager = _model(bench).to(bench.device, torch.float64).eval()
+    small = {"encoder_name": "resnet18", "decoder_layers": 3, "pixel_decoder_layers": 2}  # each takes long to compile
+    eager = _model(bench, **small).to(bench.device, torch.float64).eval()
     compiled = copy.deepcopy(eager)
     compiled.compile(fullgraph=True, dynamic=False, backend=compile_backend(bench))
     outputs, losses = [], []

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 
 from benchmarks import peers
 from benchmarks.gpu.bench import Bench, Outcome, sentence
 from benchmarks.gpu.parity import compile_backend
-from benchmarks.measure import MEBIBYTE, time_in_turn
+from benchmarks.measure import MEBIBYTE, PairedSeconds, time_in_turn
 from benchmarks.peers import Contender, Scene
 from benchmarks.report import Section
-from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton, uses_triton
+from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton
 
-OURS, MASK2FORMER, ENCODER = "mtaclip", "Mask2Former", "encoder alone"
+MODELS = ENCODER, MASK2FORMER, OURS = "encoder alone", "Mask2Former", "mtaclip"
+PRECISIONS = "bf16", "float32"
 ROUNDS = 10
-LEAST_SECONDS = 45.0
-"""Left for a row to be begun: a compiled one takes about as long."""
+LEAST_SECONDS, LEAST_TO_COMPILE = 15.0, 60.0
+"""Left for rows to be begun."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Step:
         side: of an image, in pixels.
         precision: "float32" or "bf16".
         compiled: whether the model is.
-        triton: whether it samples by the kernel.
+        grid_sample: whether it samples by that, and not by the kernel in Triton, as it would.
         seconds: the median; ``None`` where it could not be measured.
-        peak: bytes at most; ``None`` where there are no such counts.
+        to_peer: the median of the quotients to the peer's seconds, which are measured in turn.
+        peak: bytes at most, of this model alone; ``None`` where there are no such counts.
         problem: why it could not be measured.
     """
 
@@ -43,101 +44,130 @@ class Step:
     side: int
     precision: str
     compiled: bool = False
-    triton: bool = False
+    grid_sample: bool = False
     seconds: float | None = None
+    to_peer: float | None = None
     peak: int | None = None
     problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return f"{self.model}{', by grid_sample' * self.grid_sample}{', compiled' * self.compiled}"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model is as others have it."""
+        return not (self.compiled or self.grid_sample)
 
 
 def measure_steps(bench: Bench) -> Outcome:
     """Measures what there is time for, the sizes that matter most first."""
-    steps: list[Step] = []
-    for row in _rows(bench):
-        steps.append(_measured(row, bench))
-        print(steps[-1], flush=True)
+    steps: dict[Step, Step] = {}
+    for rows in _groups(bench):
+        for row, step in zip(rows, _measured(rows, bench), strict=True):
+            print(step, flush=True)
+            steps.setdefault(row, step)  # beside a compiled model the peer is measured again
+    done = list(steps.values())
+    sizes = list(dict.fromkeys((step.side, step.batch) for step in done))
     sections = tuple(
-        _section(side, batch, [step for step in steps if (step.side, step.batch) == (side, batch)], on_gpu=bench.on_gpu)
-        for side, batch in dict.fromkeys((step.side, step.batch) for step in steps)
+        _section(side, batch, [step for step in done if (step.side, step.batch) == (side, batch)], on_gpu=bench.on_gpu)
+        for side, batch in sizes
     )
-    side, batch = next((step.side, step.batch) for step in reversed(steps) if step.compiled)
-    shown = [step for step in steps if (step.side, step.batch) == (side, batch) and step.seconds is not None]
-    bars = {f"{_name(step)}, {step.precision}": 1000 * step.seconds for step in shown if step.seconds is not None}
+    side, batch = sizes[0]
+    shown = [step for step in done if (step.side, step.batch) == (side, batch)]
+    bars = {f"{step.name}, {step.precision}": 1000 * step.seconds for step in shown if step.seconds is not None}
     return Outcome(
-        sections, [asdict(step) for step in steps], {f"a training step, {batch} images of {side}x{side}, ms": bars}
+        sections, [asdict(step) for step in done], {f"a training step, {batch} images of {side}x{side}, ms": bars}
     )
 
 
-def _rows(bench: Bench) -> Iterator[Step]:
-    sizes = [(64, 2)] if bench.quick else [(512, 2), (512, 16), (512, 8), (1024, 2), (1024, 8), (1024, 16)]
-    for side, batch in sizes:
-        for precision in ("bf16", "float32"):
-            for model in (ENCODER, MASK2FORMER, OURS):
-                yield Step(model, batch, side, precision)
-        if side == sizes[0][0] and batch != 8:
-            if bench.on_gpu:
-                yield Step(OURS, batch, side, "bf16", triton=True)
-            yield Step(OURS, batch, side, "bf16", compiled=True)
+def _groups(bench: Bench) -> Iterator[list[Step]]:
+    """Rows that are measured in turn."""
+    first = [(64, 2)] if bench.quick else [(512, 2), (512, 16)]
+    for side, batch in first:
+        yield from _eager(bench, side, batch)
+        rows = [Step(model, batch, side, "bf16") for model in (MASK2FORMER, OURS)]
+        yield [rows[0], replace(rows[1], compiled=True)]
+    for side, batch in [] if bench.quick else [(512, 8), (1024, 2), (1024, 8), (1024, 16)]:
+        yield from _eager(bench, side, batch)
 
 
-def _measured(step: Step, bench: Bench) -> Step:
-    """The row with what was measured, or with why it was not."""
-    if step.model == MASK2FORMER and not peers.has_transformers():
-        return replace(step, problem="transformers is not installed")
-    if bench.left < LEAST_SECONDS:
-        return replace(step, problem="no time left")
+def _eager(bench: Bench, side: int, batch: int) -> Iterator[list[Step]]:
+    for precision in PRECISIONS:
+        rows = [Step(model, batch, side, precision) for model in MODELS]
+        yield [*rows, *([replace(rows[-1], grid_sample=True)] if bench.on_gpu else [])]
+
+
+def _measured(rows: list[Step], bench: Bench) -> list[Step]:
+    """The rows with what was measured, or with why it was not."""
+    if bench.left < (LEAST_TO_COMPILE if rows[-1].compiled else LEAST_SECONDS):
+        return [replace(row, problem="no time left") for row in rows]
+    runs: dict[str, Callable[[], None]] = {}
+    measured = []
+    try:
+        for row in rows:
+            if row.model == MASK2FORMER and not peers.has_transformers():
+                measured.append(replace(row, problem="transformers is not installed"))
+                continue
+            try:
+                runs[row.name], peak = _prepared(row, bench)
+                measured.append(replace(row, peak=peak))
+            except Exception as error:  # the other rows have something to say, whatever it was
+                measured.append(replace(row, problem=sentence(error)))
+        title = f"{rows[0].batch} of {rows[0].side}x{rows[0].side}, {rows[0].precision}"
+        seconds = time_in_turn(runs, 1 if bench.quick else ROUNDS, title=title)
+        return [row if row.problem else _timed(row, seconds, with_peer=MASK2FORMER in runs) for row in measured]
+    finally:
+        use_triton(None)
+        runs.clear()
+        bench.free()
+
+
+def _timed(row: Step, seconds: PairedSeconds, *, with_peer: bool) -> Step:
+    to_peer = seconds.ratio(row.name, MASK2FORMER) if with_peer and row.model == OURS else None
+    return replace(row, seconds=seconds.median(row.name), to_peer=to_peer)
+
+
+def _prepared(row: Step, bench: Bench) -> tuple[Callable[[], None], int | None]:
+    """The step to measure, after a first one, and how much memory that took."""
     builders: dict[str, Callable[[Scene], Contender]] = {
         OURS: peers.mtaclip,
         MASK2FORMER: peers.mask2former,
         ENCODER: peers.bare_encoder,
     }
-    before = uses_triton()
-    try:
-        if step.triton:
-            use_triton()
-        scene = Scene.random(batch=step.batch, side=step.side, num_classes=bench.num_classes, device=str(bench.device))
-        contender = builders[step.model](scene)
-        contender.model.train()
-        if step.compiled:
-            contender.model.compile(dynamic=False, backend=compile_backend(bench))
-        run = partial(contender.step, bf16=step.precision == "bf16")
-        bench.forget_peak()
-        seconds = time_in_turn({step.model: run}, 1 if bench.quick else ROUNDS, title=_name(step))
-        peak = torch.cuda.max_memory_allocated(bench.device) if bench.on_gpu else None
-        return replace(step, seconds=seconds.median(step.model), peak=peak)
-    except Exception as error:  # the other rows have something to say, whatever it was
-        return replace(step, problem=sentence(error))
-    finally:
-        use_triton(before)
-        bench.free()
+    of_others = torch.cuda.memory_allocated(bench.device) if bench.on_gpu else 0
+    scene = Scene.random(batch=row.batch, side=row.side, num_classes=bench.num_classes, device=str(bench.device))
+    contender = builders[row.model](scene)
+    contender.model.train()
+    if row.compiled:
+        contender.model.compile(dynamic=False, backend=compile_backend(bench))
 
+    def run() -> None:
+        use_triton(False if row.grid_sample else None)
+        contender.step(bf16=row.precision == "bf16")
 
-def _name(step: Step) -> str:
-    return f"{step.model}{', kernel in Triton' * step.triton}{', compiled' * step.compiled}"
+    bench.forget_peak()
+    run()
+    return run, torch.cuda.max_memory_allocated(bench.device) - of_others if bench.on_gpu else None
 
 
 def _section(side: int, batch: int, steps: list[Step], *, on_gpu: bool) -> Section:
     rows = []
     for step in steps:
-        alike = {
-            other.model: other
-            for other in steps
-            if other.precision == step.precision and not (other.compiled or other.triton)
-        }
-        peer, encoder = alike.get(MASK2FORMER), alike[ENCODER]
-        cells = [_name(step), step.precision]
+        plain = {other.model: other for other in steps if other.precision == step.precision and other.is_plain}
         if step.seconds is None:
-            rows.append([*cells, step.problem, "", "", "", "", ""])
+            rows.append([step.name, step.precision, step.problem, "", "", "", "", ""])
             continue
-        ratio = above = above_ratio = ""
-        if peer is not None and peer.seconds is not None and step.model == OURS:
-            ratio = f"{step.seconds / peer.seconds:.2f}"
-        if step.peak is not None and encoder.peak is not None and step.model != ENCODER:
-            above = f"{(step.peak - encoder.peak) / MEBIBYTE:.0f}"
-            if step.model == OURS and peer is not None and peer.peak is not None:
-                above_ratio = f"{(step.peak - encoder.peak) / (peer.peak - encoder.peak):.2f}"
-        peak = "" if step.peak is None else f"{step.peak / MEBIBYTE:.0f}"
-        speed = f"{1000 * step.seconds:.1f}", f"{batch / step.seconds:.1f}"
-        rows.append([*cells, *speed, ratio, peak, above, above_ratio])
+        encoder, peer = (plain[model].peak if model in plain else None for model in (ENCODER, MASK2FORMER))
+        above = above_ratio = ""
+        if step.peak is not None and encoder is not None and step.model != ENCODER:
+            above = f"{(step.peak - encoder) / MEBIBYTE:.0f}"
+            if step.model == OURS and peer is not None:
+                above_ratio = f"{(step.peak - encoder) / (peer - encoder):.2f}"
+        cells = [step.name, step.precision, f"{1000 * step.seconds:.1f}", f"{batch / step.seconds:.1f}"]
+        cells.append("" if step.to_peer is None else f"{step.to_peer:.2f}")
+        rows.append([*cells, "" if step.peak is None else f"{step.peak / MEBIBYTE:.0f}", above, above_ratio])
     columns = ("step", "precision", "ms", "images/s", f"to {MASK2FORMER}", "peak MiB", "above the encoder", "of its")
-    note = f"Medians of {ROUNDS} steps: forward, loss and backward, without the optimizer's." if on_gpu else ""
-    return Section(f"A training step: {batch} images of {side}x{side}", columns, rows, note)
+    note = f"Medians of {ROUNDS} steps, models in turn: forward, loss and backward, without the optimizer's."
+    return Section(f"A training step: {batch} images of {side}x{side}", columns, rows, note if on_gpu else "")

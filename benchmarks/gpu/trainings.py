@@ -22,6 +22,7 @@ CAMVID = (
     *("--config", "trainers/configs/small_data.yaml"),
     *("--data.ignore_ids", "[11]"),
     *("--data.crop_size", "[256,320]"),
+    *("--data.num_workers", "3"),
     *("--model.text_embeddings", "trainers/data/camvid_text.safetensors"),
     *("--train.batch_size", "8"),
     *("--train.validate_every", "500"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtaclip_plugin.decoder.deformable.triton_sampling import uses_triton
+from mtaclip_plugin.decoder.gpu import gpu_properties
 from mtaclip_plugin.decoder.mask_text_decoder import MaskTextDecoder
 from mtaclip_plugin.decoder.pixel_decoder import DeformableEncoderLayer, DeformablePixelDecoder, PixelDecoder
 
@@ -30,7 +31,8 @@ def has_to_spare(device: torch.device, size: int) -> bool:
         device: any; those that are no GPU of CUDA have not.
         size: bytes.
     """
-    return device.type == "cuda" and size <= SHARE * torch.cuda.get_device_properties(device).total_memory
+    known = gpu_properties(device) if device.type == "cuda" else None
+    return known is not None and size <= SHARE * known.total_memory
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Recomputation:
             text: (P, K+1, T); ``None`` without text.
         """
         stride_4, *coarser = (level.shape[-2:].numel() for level in pyramid)
-        numbers = stride_4 * self.stride_4 + sum(coarser) * (self.hidden + (0 if uses_triton() else self.samples))
+        samples = 0 if uses_triton(pyramid[0].device) else self.samples
+        numbers = stride_4 * self.stride_4 + sum(coarser) * (self.hidden + samples)
         numbers += 0 if text is None else text.numel() * self.text
         return len(pyramid[0]) * numbers * torch.float32.itemsize

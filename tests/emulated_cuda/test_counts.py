@@ -79,7 +79,7 @@ def test_a_step_of_training(
     most_launches: int,
 ) -> None:
     """A step at the paper's size; that of images does not matter to the counts."""
-    monkeypatch.setattr(triton_sampling, "_is_used", triton)
+    monkeypatch.setattr(triton_sampling, "_choice", triton)
     model = smp.create_model(
         "mtaclip",
         encoder_name="resnet50",

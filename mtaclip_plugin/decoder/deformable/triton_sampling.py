@@ -4,40 +4,66 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtaclip_plugin.decoder.gpu import gpu_properties
 from mtaclip_plugin.decoder.positions import LevelShapes
 
-_is_used = os.environ.get("MTACLIP_TRITON") == "1" and find_spec("triton") is not None
+_choice: bool | None = {"0": False, "1": True}.get(os.environ.get("MTACLIP_TRITON", ""))
+OLDEST = (7, 5)
+"""Compute capability of the first GPUs that torch is still built for, with CUDA 13."""
 
 
-def use_triton(enabled: bool = True) -> None:
+def use_triton(enabled: bool | None = True) -> None:
     """Chooses how all models of this process sample on a GPU: by a kernel in Triton, or by ``grid_sample``.
 
-    The kernel is off until it is chosen, by this function or by the environment variable ``MTACLIP_TRITON=1``: its
-    results are tested in Triton's interpreter, but no GPU has run it yet. It adds up the gradient of the values in no
-    fixed order, as ``grid_sample`` does there. What it can not do, exported graphs, heads whose width is no power of
-    two, and double precision, goes on through ``grid_sample``, and so does all that is not on a GPU.
+    Without a choice, by this function or by the environment variable ``MTACLIP_TRITON`` (1 or 0), it is the kernel on
+    NVIDIA's GPUs where Triton and a C compiler are there. A training step is faster with it and takes less memory. It
+    adds up the gradient of the values in no fixed order, as ``grid_sample`` does there. What it can not do goes on
+    through ``grid_sample``: exported graphs, heads whose width is no power of two, double precision, and what must be
+    deterministic (which torch then refuses, or warns of). So does all that is not on a GPU.
 
     Args:
-        enabled: whether by the kernel.
+        enabled: whether by the kernel; ``None`` takes the choice back.
 
     Raises:
         ModuleNotFoundError: if the kernel is chosen and there is no Triton.
     """
-    global _is_used
+    global _choice
     if enabled and find_spec("triton") is None:
         raise ModuleNotFoundError("sampling by a kernel needs Triton, which comes with torch for GPUs on Linux only")
-    _is_used = enabled
+    _choice = enabled
 
 
-def uses_triton() -> bool:
-    """Whether the kernel is chosen, for what it can do."""
-    return _is_used
+def uses_triton(device: torch.device) -> bool:
+    """Whether the kernel samples on a device, for what it can do.
+
+    Args:
+        device: the model's.
+    """
+    return device.type == "cuda" and (_is_able() if _choice is None else _choice)
+
+
+@torch.compiler.assume_constant_result
+def _is_able() -> bool:
+    return _can_make_kernels()
+
+
+@cache
+def _can_make_kernels() -> bool:
+    """Whether Triton can make kernels here, as far as is seen without making one; GPUs of a machine are alike."""
+    if torch.version.hip is not None or find_spec("triton") is None:  # on AMD's it was not tried
+        return False
+    known = gpu_properties()
+    # Triton compiles kernels itself, but by a C compiler what starts them.
+    compilers = ("gcc", "clang", os.environ.get("CC", "gcc"))
+    return known is not None and (known.major, known.minor) >= OLDEST and any(map(which, compilers))
 
 
 def takes_triton(value: Tensor, offsets: Tensor) -> bool:
@@ -49,7 +75,8 @@ def takes_triton(value: Tensor, offsets: Tensor) -> bool:
     """
     channels = value.shape[-1]
     fits = channels & (channels - 1) == 0 and offsets.dtype == torch.float32
-    return _is_used and fits and value.is_cuda and not torch.compiler.is_exporting()
+    free = not (torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled())
+    return fits and free and uses_triton(value.device)
 
 
 def triton_sampling(
