@@ -80,9 +80,12 @@ def commands(page: Path) -> Iterator[list[str]]:
 @cache
 def help_of(module: str) -> str:
     """What a command's ``--help`` prints."""
+    program = importlib.import_module(module)
+    if not hasattr(program, "main"):  # a package, which python -m runs by this
+        program = importlib.import_module(f"{module}.__main__")
     output = io.StringIO()
     with redirect_stdout(output), pytest.raises(SystemExit) as stopped:
-        importlib.import_module(module).main(["--help"])
+        program.main(["--help"])
     assert stopped.value.code in (0, None)
     return output.getvalue()
 

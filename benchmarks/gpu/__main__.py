@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.comparison.options import comma_separated
 from benchmarks.gpu.bench import Bench, Outcome, sentence
+from benchmarks.gpu.compiled import measure_compiled
 from benchmarks.gpu.images import measure_images
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.parity import check_all
@@ -31,6 +32,7 @@ PARTS = {
     "waits": "Waits",
     "steps": "Training steps",
     "images": "Images",
+    "compiled": "Compiled",
     "trainings": "Trainings",
 }
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "waits": count_waits,
         "steps": measure_steps,
         "images": measure_images,
+        "compiled": measure_compiled,
         "trainings": partial(train_heads, folder=folder / "gpu_camvid"),
     }
     page = Page(folder, " ".join(["python -m benchmarks.gpu", *given]), PARTS)

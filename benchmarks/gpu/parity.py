@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,21 +52,34 @@ class Check:
 def check_all(bench: Bench) -> Outcome:
     """Makes every check; one that ends in an error is a row that says so."""
     checks: list[Check] = []
-    for group in (_numbers, _kernel, _precisions, _resumed, _compiled):
-        try:
-            found = group(bench)
-        except Exception as error:  # the other groups have something to say, whatever it was
-            found = [Check(group.__name__.strip("_"), sentence(error), None, right=False)]
-        print(*found, sep="\n", flush=True)
-        checks += found
-    rows = [
-        (check.name, _cell(check.found), _cell(check.limit), "yes" if check.right else "**NO**") for check in checks
-    ]
+    for group in (_numbers, _kernel, _precisions, _resumed):
+        checks += _made(group, bench)
     note = (
         "Differences are the largest one over the largest value of the CPU's. Weights are random, points of the "
         "losses the same, TensorFloat-32 is off."
     )
-    section = Section(f"A CPU beside {bench.device}", ("compared", "found", "limit", "right"), rows, note)
+    return _outcome(f"A CPU beside {bench.device}", checks, note)
+
+
+def check_compiled(bench: Bench) -> Outcome:
+    """Compares the compiled model with the same one as it is."""
+    return _outcome("The compiled model beside the same one as it is", _made(_compiled, bench))
+
+
+def _made(group: Callable[[Bench], list[Check]], bench: Bench) -> list[Check]:
+    try:
+        checks = group(bench)
+    except Exception as error:  # others have something to say, whatever it was
+        checks = [Check(group.__name__.strip("_"), sentence(error), None, right=False)]
+    print(*checks, sep="\n", flush=True)
+    return checks
+
+
+def _outcome(title: str, checks: list[Check], note: str = "") -> Outcome:
+    rows = [
+        (check.name, _cell(check.found), _cell(check.limit), "yes" if check.right else "**NO**") for check in checks
+    ]
+    section = Section(title, ("compared", "found", "limit", "right"), rows, note)
     return Outcome((section,), [asdict(check) for check in checks])
 
 
@@ -119,7 +132,7 @@ def _model(bench: Bench, **options: Any) -> MTACLIP:
 
 
 def _scene(bench: Bench) -> Scene:
-    return Scene.random(batch=2, side=64 if bench.quick else 256, num_classes=bench.num_classes)
+    return Scene.random(batch=2, side=64 if bench.quick else 128, num_classes=bench.num_classes)
 
 
 def _numbers(bench: Bench) -> list[Check]:

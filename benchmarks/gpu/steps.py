@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from mtaclip_plugin.decoder.deformable.triton_sampling import use_triton
 MODELS = ENCODER, MASK2FORMER, OURS = "encoder alone", "Mask2Former", "mtaclip"
 PRECISIONS = "bf16", "float32"
 ROUNDS = 10
-LEAST_SECONDS, LEAST_TO_COMPILE = 15.0, 60.0
+LEAST_SECONDS, LEAST_TO_COMPILE = 30.0, 240.0
 """Left for rows to be begun."""
 
 
@@ -63,40 +63,37 @@ class Step:
 
 def measure_steps(bench: Bench) -> Outcome:
     """Measures what there is time for, the sizes that matter most first."""
-    steps: dict[Step, Step] = {}
-    for rows in _groups(bench):
-        for row, step in zip(rows, _measured(rows, bench), strict=True):
-            print(step, flush=True)
-            steps.setdefault(row, step)  # beside a compiled model the peer is measured again
-    done = list(steps.values())
-    sizes = list(dict.fromkeys((step.side, step.batch) for step in done))
-    sections = tuple(
-        _section(side, batch, [step for step in done if (step.side, step.batch) == (side, batch)], on_gpu=bench.on_gpu)
-        for side, batch in sizes
-    )
+    sizes = [(64, 2)] if bench.quick else [(512, 2), (512, 16), (512, 8), (1024, 2), (1024, 8), (1024, 16)]
+    groups = []
+    for side, batch in sizes:
+        for precision in PRECISIONS:
+            rows = [Step(model, batch, side, precision) for model in MODELS]
+            groups.append([*rows, *([replace(rows[-1], grid_sample=True)] if bench.on_gpu else [])])
+    return _outcome(groups, bench, "a training step")
+
+
+def measure_compiled_steps(bench: Bench) -> Outcome:
+    """Measures the compiled model beside both as they are."""
+    sizes = [(64, 2)] if bench.quick else [(512, 2), (512, 16)]
+    groups = [[Step(model, batch, side, "bf16") for model in MODELS] for side, batch in sizes]
+    return _outcome([[*rows, replace(rows[-1], compiled=True)] for rows in groups], bench, "compiled, a training step")
+
+
+def _outcome(groups: list[list[Step]], bench: Bench, title: str) -> Outcome:
+    """What is found of groups of rows that are measured in turn."""
+    steps: list[Step] = []
+    for rows in groups:
+        steps += _measured(rows, bench)
+        print(*steps[-len(rows) :], sep="\n", flush=True)
+    sizes = list(dict.fromkeys((step.side, step.batch) for step in steps))
+    of_sizes = [[step for step in steps if (step.side, step.batch) == size] for size in sizes]
     side, batch = sizes[0]
-    shown = [step for step in done if (step.side, step.batch) == (side, batch)]
-    bars = {f"{step.name}, {step.precision}": 1000 * step.seconds for step in shown if step.seconds is not None}
+    bars = {f"{step.name}, {step.precision}": 1000 * step.seconds for step in of_sizes[0] if step.seconds is not None}
     return Outcome(
-        sections, [asdict(step) for step in done], {f"a training step, {batch} images of {side}x{side}, ms": bars}
+        tuple(_section(*size, rows, on_gpu=bench.on_gpu) for size, rows in zip(sizes, of_sizes, strict=True)),
+        [asdict(step) for step in steps],
+        {f"{title}, {batch} images of {side}x{side}, ms": bars},
     )
-
-
-def _groups(bench: Bench) -> Iterator[list[Step]]:
-    """Rows that are measured in turn."""
-    first = [(64, 2)] if bench.quick else [(512, 2), (512, 16)]
-    for side, batch in first:
-        yield from _eager(bench, side, batch)
-        rows = [Step(model, batch, side, "bf16") for model in (MASK2FORMER, OURS)]
-        yield [rows[0], replace(rows[1], compiled=True)]
-    for side, batch in [] if bench.quick else [(512, 8), (1024, 2), (1024, 8), (1024, 16)]:
-        yield from _eager(bench, side, batch)
-
-
-def _eager(bench: Bench, side: int, batch: int) -> Iterator[list[Step]]:
-    for precision in PRECISIONS:
-        rows = [Step(model, batch, side, precision) for model in MODELS]
-        yield [*rows, *([replace(rows[-1], grid_sample=True)] if bench.on_gpu else [])]
 
 
 def _measured(rows: list[Step], bench: Bench) -> list[Step]:
