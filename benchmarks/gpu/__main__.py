@@ -14,17 +14,16 @@ import torch
 
 from benchmarks.comparison.options import comma_separated
 from benchmarks.gpu.bench import Bench, Outcome, sentence
-from benchmarks.gpu.compiled import measure_compiled
 from benchmarks.gpu.images import measure_images
 from benchmarks.gpu.page import Page
-from benchmarks.gpu.parity import check_all
+from benchmarks.gpu.parity import check_all, check_compiled
 from benchmarks.gpu.sampling import measure_sampling
-from benchmarks.gpu.steps import measure_steps
+from benchmarks.gpu.steps import measure_compiled_steps, measure_steps
 from benchmarks.gpu.trainings import train_heads
 from benchmarks.gpu.waits import count_waits
 from benchmarks.report import QUICK_RESULTS, RESULTS, Section
 from trainers.engine.forward import resolve_device
-from trainers.foundation.errors import UserError, main_guard
+from trainers.foundation.errors import UserError, main_guard, user_errors
 
 PARTS = {
     "parity": "The same as on a CPU",
@@ -32,7 +31,9 @@ PARTS = {
     "waits": "Waits",
     "steps": "Training steps",
     "images": "Images",
-    "compiled": "Compiled",
+    "compiled": "Compiled: the same as it was",
+    "compiled_steps": "Compiled: training steps",
+    "compiled_images": "Compiled: images",
     "trainings": "Trainings",
 }
 
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.quick and not torch.cuda.is_available():
         raise UserError("There is no GPU that torch can use here; --quick runs all of it small on the CPU.")
     folder = options.output or (QUICK_RESULTS if options.quick else RESULTS)
-    device = resolve_device("cpu" if options.quick else options.device)
+    with user_errors():
+        device = resolve_device("cpu" if options.quick else options.device)
     bench = Bench(device, quick=options.quick, seconds=60 * options.minutes)
     measure: dict[str, Callable[[Bench], Outcome]] = {
         "parity": check_all,
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "waits": count_waits,
         "steps": measure_steps,
         "images": measure_images,
-        "compiled": measure_compiled,
+        "compiled": check_compiled,
+        "compiled_steps": measure_compiled_steps,
+        "compiled_images": partial(measure_images, compiled=True),
         "trainings": partial(train_heads, folder=folder / "gpu_camvid"),
     }
     page = Page(folder, " ".join(["python -m benchmarks.gpu", *given]), PARTS)

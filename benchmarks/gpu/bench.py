@@ -33,6 +33,14 @@ class Bench:
         """Seconds that are left."""
         return self.seconds - (time.monotonic() - self.started)
 
+    def has_time(self, *, to_compile: bool = False) -> bool:
+        """Whether something more can be begun.
+
+        Args:
+            to_compile: whether it must be compiled first, which takes minutes on a GPU.
+        """
+        return self.left > (240 if to_compile and not self.quick else 20)
+
     @property
     def on_gpu(self) -> bool:
         """Whether waits and memory can be measured."""

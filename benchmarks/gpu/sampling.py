@@ -46,7 +46,7 @@ class Inputs:
         around = torch.tensor([[width, height] for height, width in shapes], device=device)[:, None]
         middle = points[:, None, None, None] * around - 0.5
         place = middle + 4 * torch.randn(*samples, 2, generator=generator).to(device)
-        # In the middle of a cell the slope jumps, and rounding would choose one of the two.
+        # At a pixel's centre the slope jumps, and rounding would choose one of the two.
         offsets = place.floor() + 0.05 + 0.9 * torch.rand(*samples, 2, generator=generator).to(device) - middle
         value, offsets, weights = (tensor.requires_grad_() for tensor in (value, offsets, weights))
         return cls((value, offsets, weights), points, shapes)

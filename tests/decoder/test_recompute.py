@@ -89,7 +89,7 @@ def test_a_kernel_that_sums_its_samples_keeps_none(monkeypatch: pytest.MonkeyPat
     model = build(text_encoder=None)
     pyramid = [torch.empty(2, 1, 32 // stride, 32 // stride) for stride in (4, 8, 16, 32)]
     before = model.decoder._recomputation.size(pyramid, None)
-    monkeypatch.setattr(memory, "uses_triton", lambda device: True)
+    monkeypatch.setattr(memory, "samples_by_kernel", lambda device, channels: channels == 16)
     cells, channels, samples = 16 + 4 + 1, 64, 3 * 4
     assert before - model.decoder._recomputation.size(pyramid, None) == 4 * 2 * cells * channels * (samples + 1)
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mtaclip_plugin.decoder.deformable import triton_sampling
+
 
 def check(device: ModuleType) -> None:
     """Tries what the emulation leans on."""
@@ -22,6 +24,12 @@ def check(device: ModuleType) -> None:
         assert meter.waits.total() == waited + 1
         with pytest.raises(RuntimeError, match="same device"):
             layer.weight + torch.ones(2, 2)
+
+
+@pytest.fixture(autouse=True)
+def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulated device runs torch's operations, and no kernel but those that a test puts in their place."""
+    monkeypatch.setattr(triton_sampling, "_choice", False)
 
 
 @pytest.fixture(scope="session")

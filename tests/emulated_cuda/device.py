@@ -50,8 +50,6 @@ _INDEXING = {
     aten._unsafe_index.Tensor,
     aten._unsafe_index_put.default,
 }
-PROPERTIES = SimpleNamespace(total_memory=80 * 2**30, major=0, minor=0)
-"""So much memory, and no kernels of Triton."""
 _COPYING = {aten._to_copy.default, aten.copy_.default}
 _WITHOUT_KERNEL = {
     aten._unsafe_view.default,
@@ -321,7 +319,7 @@ def emulated_cuda() -> Iterator[None]:
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.current_device": lambda: 0,
         "torch.cuda.device_count": lambda: 1,
-        "torch.cuda.get_device_properties": lambda device=None: PROPERTIES,
+        "torch.cuda.get_device_properties": lambda device=None: SimpleNamespace(total_memory=80 * 2**30),
         "torch.cuda.get_rng_state": lambda device=None: torch.get_rng_state(),
         "torch.cuda.set_rng_state": lambda state, device=None: None,
         "torch.cuda.manual_seed_all": lambda seed: None,

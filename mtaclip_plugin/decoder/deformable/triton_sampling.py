@@ -3,67 +3,69 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from shutil import which
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtaclip_plugin.decoder.gpu import gpu_properties
 from mtaclip_plugin.decoder.positions import LevelShapes
 
-_choice: bool | None = {"0": False, "1": True}.get(os.environ.get("MTACLIP_TRITON", ""))
-OLDEST = (7, 5)
-"""Compute capability of the first GPUs that torch is still built for, with CUDA 13."""
+
+def _of_environment() -> bool | None:
+    value = os.environ.get("MTACLIP_TRITON")
+    if value not in (None, "", "0", "1"):
+        raise ValueError(f"the environment variable MTACLIP_TRITON is {value!r}; set it to 1 or 0, or not at all.")
+    if value == "1":
+        _need_triton()
+    return value == "1" if value else None
+
+
+def _need_triton() -> None:
+    if find_spec("triton") is None:
+        raise ModuleNotFoundError("sampling by a kernel needs Triton, which comes with torch for GPUs on Linux only")
+
+
+_choice = _of_environment()
 
 
 def use_triton(enabled: bool | None = True) -> None:
     """Chooses how all models of this process sample on a GPU: by a kernel in Triton, or by ``grid_sample``.
 
     Without a choice, by this function or by the environment variable ``MTACLIP_TRITON`` (1 or 0), it is the kernel on
-    NVIDIA's GPUs where Triton and a C compiler are there. A training step is faster with it and takes less memory. It
-    adds up the gradient of the values in no fixed order, as ``grid_sample`` does there. What it can not do goes on
-    through ``grid_sample``: exported graphs, heads whose width is no power of two, double precision, and what must be
-    deterministic (which torch then refuses, or warns of). So does all that is not on a GPU.
+    NVIDIA's GPUs for which Triton can make one, which takes less memory and, with many images, less time. It adds up
+    the gradient of the values in no fixed order, as ``grid_sample`` does there. What it can not do goes on through
+    ``grid_sample``: exported and traced graphs, heads whose width is no power of two, double precision, and what must
+    be deterministic (which torch then refuses, or warns of). So does all that is not on a GPU.
 
     Args:
-        enabled: whether by the kernel; ``None`` takes the choice back.
+        enabled: whether by the kernel; ``None`` is what the environment variable says.
 
     Raises:
         ModuleNotFoundError: if the kernel is chosen and there is no Triton.
     """
     global _choice
-    if enabled and find_spec("triton") is None:
-        raise ModuleNotFoundError("sampling by a kernel needs Triton, which comes with torch for GPUs on Linux only")
-    _choice = enabled
+    if enabled:
+        _need_triton()
+    _choice = _of_environment() if enabled is None else enabled
 
 
-def uses_triton(device: torch.device) -> bool:
-    """Whether the kernel samples on a device, for what it can do.
+def samples_by_kernel(device: torch.device, channels: int) -> bool:
+    """Whether the kernel samples here, of what is not in double precision.
 
     Args:
         device: the model's.
+        channels: d, the width of a head.
     """
-    return device.type == "cuda" and (_is_able() if _choice is None else _choice)
-
-
-@torch.compiler.assume_constant_result
-def _is_able() -> bool:
-    return _can_make_kernels()
-
-
-@cache
-def _can_make_kernels() -> bool:
-    """Whether Triton can make kernels here, as far as is seen without making one; GPUs of a machine are alike."""
-    if torch.version.hip is not None or find_spec("triton") is None:  # on AMD's it was not tried
+    fits = device.type == "cuda" and channels & (channels - 1) == 0
+    # A file must load without this package.
+    as_file = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if not fits or as_file or torch.are_deterministic_algorithms_enabled():
         return False
-    known = gpu_properties()
-    # Triton compiles kernels itself, but by a C compiler what starts them.
-    compilers = ("gcc", "clang", os.environ.get("CC", "gcc"))
-    return known is not None and (known.major, known.minor) >= OLDEST and any(map(which, compilers))
+    return _is_able(device.index) if _choice is None else _choice
 
 
 def takes_triton(value: Tensor, offsets: Tensor) -> bool:
@@ -73,10 +75,34 @@ def takes_triton(value: Tensor, offsets: Tensor) -> bool:
         value: (B, S, heads, d).
         offsets: (B, S', heads, levels, points, 2).
     """
-    channels = value.shape[-1]
-    fits = channels & (channels - 1) == 0 and offsets.dtype == torch.float32
-    free = not (torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled())
-    return fits and free and uses_triton(value.device)
+    return offsets.dtype == torch.float32 and samples_by_kernel(value.device, value.shape[-1])
+
+
+@torch.compiler.assume_constant_result
+def _is_able(index: int | None) -> bool:
+    return _makes_kernels(index)
+
+
+@cache
+def _makes_kernels(index: int | None) -> bool:
+    """Whether Triton makes kernels for a GPU, for which it needs more than itself: a C compiler, Python's headers.
+
+    It is tried once, on one sample.
+    """
+    if torch.version.hip is not None or find_spec("triton") is None:  # on AMD's GPUs nobody has tried it
+        return False
+    one = torch.zeros(1, 1, 1, 1, device=f"cuda:{index or 0}")
+    try:
+        with torch.no_grad():
+            _sample(one, one.new_zeros(1, 1, 1, 1, 1, 2), one[None], one.new_zeros(1, 2), [1, 1])
+    except Exception as error:  # whatever a compiler ends in
+        warnings.warn(
+            "Triton can make no kernel here, so deformable attention goes on through grid_sample, which is slower and "
+            f"takes more memory: {error}. MTACLIP_TRITON=0 chooses that without a try.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def triton_sampling(

@@ -3,15 +3,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import Tensor
 
 from mtaclip_plugin.decoder.deformable import attention, triton_sampling, use_triton
-from mtaclip_plugin.decoder.gpu import gpu_properties
+from mtaclip_plugin.decoder.deformable.grid_sampling import grid_sampling
 
 ROOT = Path(__file__).parents[3]
 triton_only = pytest.mark.skipif(triton_sampling.find_spec("triton") is None, reason="there is no Triton here")
@@ -22,8 +24,13 @@ class OnGPU(torch.Tensor):
 
 
 @pytest.fixture(autouse=True)
-def _no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MTACLIP_TRITON", raising=False)
     monkeypatch.setattr(triton_sampling, "_choice", None)
+    cached = triton_sampling._makes_kernels
+    cached.cache_clear()
+    yield
+    cached.cache_clear()
 
 
 @triton_only
@@ -42,20 +49,30 @@ def test_the_kernels_in_the_interpreter() -> None:
 
 
 @triton_only
-def test_the_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+@pytest.mark.parametrize("capability", [75, 80, 90])
+@pytest.mark.parametrize(
+    ("heads", "levels", "points", "channels", "values"),
+    [(8, 3, 4, 32, "bf16"), (8, 3, 4, 32, "fp16"), (1, 1, 1, 1, "fp32")],
+    ids=["in bfloat16", "in float16", "the try"],
+)
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(
+    heads: int, levels: int, points: int, channels: int, values: str, capability: int
+) -> None:
     from triton import compile as compile_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from mtaclip_plugin.decoder.deformable import triton_kernels
 
-    types = dict.fromkeys(("value", "output", "grad_output"), "bf16")
-    constants = {"HEADS": 8, "LEVELS": 3, "POINTS": 4, "D": 32, "ROWS": 32}
-    numbers = {"level_shapes": ("fp32",) * 6, "cells": "i32", "queries": "i32"}
+    types = dict.fromkeys(("value", "output", "grad_output"), values)
+    rows = triton_kernels.NUMBERS // channels
+    constants = {"HEADS": heads, "LEVELS": levels, "POINTS": points, "D": channels, "ROWS": rows}
+    numbers = {"level_shapes": ("fp32",) * (2 * levels), "cells": "i32", "queries": "i32"}
     for kernel in (triton_kernels.sample, triton_kernels.sample_backward):
         rest = numbers | dict.fromkeys(constants, "constexpr")
         signature = {name: rest.get(name, f"*{types.get(name, 'fp32')}") for name in kernel.arg_names}
-        assert compile_kernel(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+        target = GPUTarget("cuda", capability, 32)
+        assert compile_kernel(ASTSource(kernel, signature, constants), target=target).asm["ptx"]
 
 
 @triton_only
@@ -67,7 +84,11 @@ def test_a_gpu_takes_the_kernel_where_it_is_chosen_and_fits(monkeypatch: pytest.
     assert not triton_sampling.takes_triton(value[..., :24], offsets)
     assert not triton_sampling.takes_triton(value.double(), offsets.double())
     assert not triton_sampling.takes_triton(value.as_subclass(torch.Tensor), offsets)
-    for question in ("torch.compiler.is_exporting", "torch.are_deterministic_algorithms_enabled"):
+    for question in (
+        "torch.compiler.is_exporting",
+        "torch.jit.is_tracing",
+        "torch.are_deterministic_algorithms_enabled",
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(question, lambda: True)
             assert not triton_sampling.takes_triton(value, offsets)
@@ -75,62 +96,88 @@ def test_a_gpu_takes_the_kernel_where_it_is_chosen_and_fits(monkeypatch: pytest.
     assert not triton_sampling.takes_triton(value, offsets)
 
 
-@triton_only
-@pytest.mark.parametrize(
-    ("capability", "hip", "compilers", "expected"),
-    [
-        ((9, 0), None, {"gcc"}, True),
-        ((7, 5), None, {"clang"}, True),
-        ((7, 0), None, {"gcc"}, False),
-        ((9, 0), "6.4", {"gcc"}, False),
-        ((9, 0), None, set(), False),
-        (None, None, {"gcc"}, False),
-    ],
-    ids=["Hopper", "Turing", "Volta", "AMD", "no C compiler", "no driver"],
-)
-def test_without_a_choice_the_kernel_is_taken_where_it_can_be_made(
-    monkeypatch: pytest.MonkeyPatch,
-    capability: tuple[int, int] | None,
-    hip: str | None,
-    compilers: set[str],
-    expected: bool,
-) -> None:
-    known = None if capability is None else SimpleNamespace(major=capability[0], minor=capability[1])
-    monkeypatch.setattr(triton_sampling, "gpu_properties", lambda: known)
-    monkeypatch.setattr("torch.version.hip", hip)
-    monkeypatch.setattr(triton_sampling, "which", lambda name: name if name in compilers else None)
-    monkeypatch.setattr(triton_sampling, "_can_make_kernels", triton_sampling._can_make_kernels.__wrapped__)
-    monkeypatch.delenv("CC", raising=False)
-    assert triton_sampling.uses_triton(torch.device("cuda", 0)) is expected
-    assert not triton_sampling.uses_triton(torch.device("cpu"))
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What stands for the kernel; the device of the try is the CPU."""
+    monkeypatch.setattr(triton_sampling, "find_spec", lambda name: name)
+    zeros = torch.zeros
+    monkeypatch.setattr(triton_sampling.torch, "zeros", lambda *size, device: zeros(*size))
+    kernel = Mock()
+    monkeypatch.setattr(triton_sampling, "_sample", kernel)
+    return kernel
+
+
+def test_without_a_choice_the_kernel_is_taken_where_it_can_be_made(tried: Mock) -> None:
+    device = torch.device("cuda", 0)
+    assert triton_sampling.samples_by_kernel(device, 32) and triton_sampling.samples_by_kernel(device, 8)
+    tried.assert_called_once()
+    assert not triton_sampling.samples_by_kernel(torch.device("cpu"), 32)
+    assert not triton_sampling.samples_by_kernel(device, 24)
+
+
+def test_where_it_can_not_be_made_that_is_said_once(tried: Mock) -> None:
+    tried.side_effect = RuntimeError("Failed to find C compiler")
+    device = torch.device("cuda", 0)
+    with pytest.warns(
+        UserWarning, match=r"goes on through grid_sample.*: Failed to find C compiler\. MTACLIP_TRITON=0"
+    ):
+        assert not triton_sampling.samples_by_kernel(device, 32)
+    assert not triton_sampling.samples_by_kernel(device, 32)
+    tried.assert_called_once()
+
+
+def test_where_there_is_none_or_no_nvidia_it_is_not_tried(tried: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.version.hip", "6.4")
+        assert not triton_sampling.samples_by_kernel(torch.device("cuda", 0), 32)
+    monkeypatch.setattr(triton_sampling, "find_spec", lambda name: None)
+    assert not triton_sampling.samples_by_kernel(torch.device("cuda", 1), 32)
+    tried.assert_not_called()
+
+
+def test_the_try_is_one_sample() -> None:
+    """Of the shapes that the kernel takes; what is sampled from a single cell is its value by half the distance."""
+    shapes: dict[str, Any] = {}
+
+    def sample(value: Tensor, offsets: Tensor, weights: Tensor, points: Tensor, sides: list[int]) -> Tensor:
+        shapes["output"] = grid_sampling(value, offsets, weights, points, [(sides[0], sides[1])]).shape
+        return value
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(triton_sampling, "find_spec", lambda name: name)
+        zeros = torch.zeros
+        patched.setattr(triton_sampling.torch, "zeros", lambda *size, device: zeros(*size))
+        patched.setattr(triton_sampling, "_sample", sample)
+        assert triton_sampling._makes_kernels(0)
+    assert shapes["output"] == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_compilers_of_graphs_take_the_answer_as_it_is(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
-    monkeypatch.setattr(
-        triton_sampling, "gpu_properties", lambda: SimpleNamespace(major=9, minor=0) if answer else None
-    )
+    monkeypatch.setattr(triton_sampling, "_makes_kernels", lambda index: answer)
+
+    def sampled(tensor: Tensor) -> Tensor:
+        return tensor + 1 if triton_sampling._is_able(tensor.device.index) else tensor - 1
+
+    compiled = torch.compile(sampled, backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)).item() == (1 if answer else -1)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("value", "choice"), [("0", False), ("1", True), ("", None), (None, None)])
+def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, value: str | None, choice: bool | None) -> None:
     monkeypatch.setattr(triton_sampling, "find_spec", lambda name: name)
-    monkeypatch.setattr(triton_sampling, "which", lambda name: name)
-    triton_sampling._can_make_kernels.cache_clear()
-
-    def sampled(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor + 1 if triton_sampling._is_able() else tensor - 1
-
-    try:
-        compiled = torch.compile(sampled, backend="eager", fullgraph=True)
-        assert compiled(torch.zeros(1)).item() == (1 if answer else -1)
-    finally:
-        triton_sampling._can_make_kernels.cache_clear()
-        torch.compiler.reset()
+    if value is not None:
+        monkeypatch.setenv("MTACLIP_TRITON", value)
+    use_triton(choice is False)  # the other one
+    use_triton(None)
+    assert triton_sampling._choice is choice
 
 
-def test_where_no_driver_knows_a_device_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error in (AssertionError("Torch not compiled with CUDA enabled"), RuntimeError("Found no NVIDIA driver")):
-        monkeypatch.setattr("torch.cuda.get_device_properties", Mock(side_effect=error))
-        assert gpu_properties() is None
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: f"properties of {device}")
-    assert gpu_properties(torch.device("cuda:1")) == "properties of cuda:1"
+def test_an_environment_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTACLIP_TRITON", "off")
+    with pytest.raises(ValueError, match="MTACLIP_TRITON is 'off'; set it to 1 or 0"):
+        triton_sampling._of_environment()
 
 
 def test_without_triton_it_can_not_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
