@@ -16,7 +16,7 @@ from mtaclip_plugin.decoder.pixel_decoder import DeformableEncoderLayer, Deforma
 SHARE = 1 / 6
 """Of a GPU's memory, what may be kept that could be made again.
 
-At 512 x 512 on a ResNet-50 a training step that keeps it takes two and a half times as much in all. So where a sixth is
+At 512 x 512 on a ResNet-50 a training step that keeps it takes up to three times as much in all. So where a sixth is
 enough for it, half of the memory is for the step, with some left for a larger encoder.
 """
 
