@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from benchmarks.measure import PairedSeconds, time_in_turn
 from benchmarks.report import Section, error_sentence
 
 
@@ -77,6 +79,33 @@ class Outcome:
     sections: tuple[Section, ...]
     numbers: Any = None
     bars: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def time_what_runs(
+    preparations: Mapping[str, Callable[[], Callable[[], object]]], rounds: int, *, title: str
+) -> tuple[PairedSeconds, dict[str, str]]:
+    """Times in turn what can be prepared, and says what went wrong with the rest.
+
+    Args:
+        preparations: what to call for each function that is timed, by name.
+        rounds: see `time_in_turn`.
+        title: likewise.
+
+    Returns:
+        The seconds of what ran, and the problem of each that did not. If one fails beside the others, as where memory
+        is enough for each but not for all, none is timed.
+    """
+    runs: dict[str, Callable[[], object]] = {}
+    problems: dict[str, str] = {}
+    for name, prepare in preparations.items():
+        try:
+            runs[name] = prepare()
+        except Exception as error:  # the others have something to say, whatever it was
+            problems[name] = sentence(error)
+    try:
+        return time_in_turn(runs, rounds, title=title), problems
+    except Exception as error:
+        return PairedSeconds(()), dict.fromkeys(runs, sentence(error)) | problems
 
 
 def sentence(error: BaseException) -> str:

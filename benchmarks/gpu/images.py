@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers, runtimes
-from benchmarks.gpu.bench import Bench, Outcome, sentence
+from benchmarks.gpu.bench import Bench, Outcome, time_what_runs
 from benchmarks.gpu.parity import compile_backend
-from benchmarks.measure import time_in_turn
 from benchmarks.peers import Scene
 from benchmarks.report import Section
 from benchmarks.runtimes import LabelMap
@@ -81,35 +80,31 @@ def _measured(rows: list[Labelled], bench: Bench) -> list[Labelled]:
     """The rows, which are timed in turn, with median seconds, or with why there are none."""
     if not bench.has_time(to_compile=rows[-1].way.endswith("compiled")):
         return [replace(row, problem="no time left") for row in rows]
-    runs: dict[str, Callable[[], Tensor]] = {}
-    problems: dict[str, str] = {}
+    can_run = [row for row in rows if not row.way.startswith(MASK2FORMER) or peers.has_transformers()]
     try:
-        images = Scene.random(batch=1, side=rows[0].side, num_classes=bench.num_classes).images.to(bench.device)
-        for row in rows:
-            if row.way.startswith(MASK2FORMER) and not peers.has_transformers():
-                problems[row.way] = "transformers is not installed"
-                continue
-            try:
-                run: Callable[[Tensor], Tensor] = _label_map(row.way, bench)
-                if row.way.endswith("compiled"):
-                    run = torch.compile(run, dynamic=False, backend=compile_backend(bench))
-                label = partial(_label, run, images, bf16=row.precision == "bf16")
-                label()
-                runs[row.way] = label
-            except Exception as error:  # the other rows have something to say, whatever it was
-                problems[row.way] = sentence(error)
-        seconds = time_in_turn(runs, 1 if bench.quick else ROUNDS, title=f"{rows[0].side}, {rows[0].precision}")
-        return [
-            replace(row, problem=problems[row.way])
-            if row.way in problems
-            else replace(row, seconds=seconds.median(row.way))
-            for row in rows
-        ]
-    except Exception as error:  # as memory that is enough for each is not for all
-        return [replace(row, problem=problems.get(row.way, sentence(error))) for row in rows]
+        preparations = {row.way: partial(_prepared, row, bench) for row in can_run}
+        title = f"{rows[0].side}, {rows[0].precision}"
+        seconds, problems = time_what_runs(preparations, 1 if bench.quick else ROUNDS, title=title)
     finally:
-        runs.clear()
         bench.free()
+    problems |= {row.way: "transformers is not installed" for row in rows if row not in can_run}
+    return [
+        replace(row, problem=problems[row.way])
+        if row.way in problems
+        else replace(row, seconds=seconds.median(row.way))
+        for row in rows
+    ]
+
+
+def _prepared(row: Labelled, bench: Bench) -> Callable[[], Tensor]:
+    """What labels the image, after a first time."""
+    images = Scene.random(batch=1, side=row.side, num_classes=bench.num_classes).images.to(bench.device)
+    run: Callable[[Tensor], Tensor] = _label_map(row.way, bench)
+    if row.way.endswith("compiled"):
+        run = torch.compile(run, dynamic=False, backend=compile_backend(bench))
+    label = partial(_label, run, images, bf16=row.precision == "bf16")
+    label()
+    return label
 
 
 def _label(run: Callable[[Tensor], Tensor], images: Tensor, *, bf16: bool) -> Tensor:

@@ -44,10 +44,10 @@ class Inputs:
         weights = torch.randn(*samples, generator=generator).flatten(-2).softmax(-1).view(samples).to(device)
         points = torch.rand(cells, 2, generator=generator).to(device)
         around = torch.tensor([[width, height] for height, width in shapes], device=device)[:, None]
-        middle = points[:, None, None, None] * around - 0.5
-        place = middle + 4 * torch.randn(*samples, 2, generator=generator).to(device)
+        reference = points[:, None, None, None] * around - 0.5
+        place = reference + 4 * torch.randn(*samples, 2, generator=generator).to(device)
         # At a pixel's centre the slope jumps, and rounding would choose one of the two.
-        offsets = place.floor() + 0.05 + 0.9 * torch.rand(*samples, 2, generator=generator).to(device) - middle
+        offsets = place.floor() + 0.05 + 0.9 * torch.rand(*samples, 2, generator=generator).to(device) - reference
         value, offsets, weights = (tensor.requires_grad_() for tensor in (value, offsets, weights))
         return cls((value, offsets, weights), points, shapes)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 
 from benchmarks import peers
-from benchmarks.gpu.bench import Bench, Outcome, sentence
+from benchmarks.gpu.bench import Bench, Outcome, time_what_runs
 from benchmarks.gpu.parity import compile_backend
-from benchmarks.measure import MEBIBYTE, PairedSeconds, time_in_turn
+from benchmarks.measure import MEBIBYTE
 from benchmarks.peers import Contender, Scene
 from benchmarks.report import Section
 from mtaclip_plugin.decoder.deformable.triton_sampling import samples_by_kernel, use_triton
@@ -101,32 +102,33 @@ def _measured(rows: list[Step], bench: Bench) -> list[Step]:
     """The rows with what was measured, or with why it was not."""
     if not bench.has_time(to_compile=rows[-1].compiled):
         return [replace(row, problem="no time left") for row in rows]
-    runs: dict[str, Callable[[], None]] = {}
-    measured = []
+    peaks: dict[str, int | None] = {}
+
+    def prepare(row: Step) -> Callable[[], None]:
+        run, peaks[row.name] = _prepared(row, bench)
+        return run
+
+    can_run = [row for row in rows if row.model != MASK2FORMER or peers.has_transformers()]
+    title = f"{rows[0].batch} of {rows[0].side}x{rows[0].side}, {rows[0].precision}"
     try:
-        for row in rows:
-            if row.model == MASK2FORMER and not peers.has_transformers():
-                measured.append(replace(row, problem="transformers is not installed"))
-                continue
-            try:
-                runs[row.name], peak = _prepared(row, bench)
-                measured.append(replace(row, peak=peak))
-            except Exception as error:  # the other rows have something to say, whatever it was
-                measured.append(replace(row, problem=sentence(error)))
-        title = f"{rows[0].batch} of {rows[0].side}x{rows[0].side}, {rows[0].precision}"
-        seconds = time_in_turn(runs, 1 if bench.quick else ROUNDS, title=title)
-        return [row if row.problem else _timed(row, seconds, with_peer=MASK2FORMER in runs) for row in measured]
-    except Exception as error:  # as memory that is enough for each is not for all
-        return [replace(row, problem=row.problem or sentence(error)) for row in measured]
+        preparations = {row.name: partial(prepare, row) for row in can_run}
+        seconds, problems = time_what_runs(preparations, 1 if bench.quick else ROUNDS, title=title)
     finally:
         use_triton(None)
-        runs.clear()
         bench.free()
-
-
-def _timed(row: Step, seconds: PairedSeconds, *, with_peer: bool) -> Step:
-    to_peer = seconds.ratio(row.name, MASK2FORMER) if with_peer and row.model == OURS else None
-    return replace(row, seconds=seconds.median(row.name), to_peer=to_peer)
+    problems |= {row.name: "transformers is not installed" for row in rows if row not in can_run}
+    with_peer = any(row.name == MASK2FORMER and row.name not in problems for row in rows)
+    return [
+        replace(row, peak=peaks.get(row.name), problem=problems[row.name])
+        if row.name in problems
+        else replace(
+            row,
+            peak=peaks[row.name],
+            seconds=seconds.median(row.name),
+            to_peer=seconds.ratio(row.name, MASK2FORMER) if with_peer and row.model == OURS else None,
+        )
+        for row in rows
+    ]
 
 
 def _prepared(row: Step, bench: Bench) -> tuple[Callable[[], None], int | None]:

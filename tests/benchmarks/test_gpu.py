@@ -15,7 +15,7 @@ import torch
 from benchmarks import peers
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import parity, sampling, waits
-from benchmarks.gpu.bench import Bench, Outcome
+from benchmarks.gpu.bench import Bench, Outcome, time_what_runs
 from benchmarks.gpu.page import Page
 from benchmarks.gpu.parity import Check, difference
 from benchmarks.report import Section
@@ -87,6 +87,23 @@ def test_a_part_that_fails_leaves_the_others(
     assert "| parity | RuntimeError: the card / is gone |" in page and "| it | 1 |" in page
     assert page.count("Not measured.") == len(program.PARTS) - 2
     assert "RuntimeError" in capsys.readouterr().err  # with its lines
+
+
+def test_what_can_not_be_prepared_leaves_the_others() -> None:
+    called: list[str] = []
+    preparations = {"good": lambda: partial(called.append, "good"), "bad": lambda: {}["a key"]}
+    seconds, problems = time_what_runs(preparations, 2, title="both")
+    assert called == ["good"] * 3 and len(seconds.rounds) == 2 and seconds.median("good") >= 0
+    assert problems == {"bad": "KeyError: 'a key'"}
+
+
+def test_what_fails_beside_the_others_is_said_of_all_that_were_timed() -> None:
+    memory = iter("a")
+    preparations = {"first": lambda: partial(next, memory), "other": lambda: dict, "bad": lambda: {}["a key"]}
+    seconds, problems = time_what_runs(preparations, 2, title="all")
+    assert seconds.rounds == ()
+    kinds = {name: problem.partition(":")[0] for name, problem in problems.items()}
+    assert kinds == {"first": "StopIteration", "other": "StopIteration", "bad": "KeyError"}
 
 
 def test_a_later_call_keeps_what_was_measured_on_the_same_machine(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def test_matching_equals_the_reference() -> None:
 
 def test_terms_equal_those_of_transformers_mask2former_on_the_same_points(monkeypatch) -> None:
     transformers = pytest.importorskip("transformers", reason="the oracle is not installed")
-    mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    from transformers.models.mask2former import modeling_mask2former as mask2former
+
     size, num_points = (32, 32), 40
     prediction = make_prediction(prompts=None, image_size=size, padded_size=size)
     target = make_target(size, ignored=False)
