@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -107,6 +109,8 @@ def train(config: Config) -> None:
 def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     """The checkpoint to go on from, or ``None`` for a new run.
 
+    One whose best validation has lost its weights knows of no validation: of those to come one is then the best.
+
     Raises:
         UserError: A new run would overwrite another.
     """
@@ -116,7 +120,12 @@ def find_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
             "remove it."
         )
     with idist.one_rank_first():  # which renames what is damaged
-        return load_latest(folder)
+        latest = load_latest(folder)
+    if latest is None or latest.validation.best_score is None or (folder / BEST).exists():
+        return latest
+    if idist.get_rank() == 0:
+        print(f"warning: {folder / BEST} is gone; the best of the validations from now on is kept.", file=sys.stderr)
+    return replace(latest, validation=ValidationState())
 
 
 def check(dataset: SegmentationDataset, split: str, config: Config, *, learned: Sequence[str]) -> SegmentationDataset:

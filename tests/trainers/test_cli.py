@@ -20,7 +20,7 @@ from trainers import evaluate, models, predict, train
 from trainers.assemble import create_dataset, resolve_statistics
 from trainers.options.config import Config
 from trainers.options.parsing import config_from_yaml
-from trainers.run.checkpoints import load_checkpoint
+from trainers.run.checkpoints import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +319,22 @@ def test_a_run_is_not_resumed_with_another_model(unet_run: Path, capsys: pytest.
     options = [*TINY, "--train.output", str(unet_run), "--train.resume", "always", "--model.arch", "fpn"]
     line = failure(train.main, options, capsys)
     assert "unet on resnet18 with 12 classes" in line and "fpn on resnet18 with 12 classes" in line
+
+
+@pytest.mark.parametrize(("kept", "best_after"), [("previous.pt", (2, 4)), ("last.pt", (4,))])
+def test_a_run_whose_best_is_gone_keeps_the_best_from_there_on(
+    unet_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str, best_after: tuple[int, ...]
+) -> None:
+    checkpoint = load_checkpoint(unet_run / kept)
+    out_of_reach = replace(checkpoint.validation, best_score=2.0)
+    save_checkpoint(replace(checkpoint, validation=out_of_reach), tmp_path / "last.pt")
+    run_training(tmp_path, "--model.arch", "unet")
+    assert f"warning: {tmp_path / 'best.pt'} is gone" in capsys.readouterr().err
+    best, last = load_checkpoint(tmp_path / "best.pt"), load_checkpoint(tmp_path / "last.pt")
+    assert best.iteration in best_after and last.iteration == 4
+    assert last.validation.best_score == best.validation.best_score == best.validation.scores.mean_iou
+    whole = load_checkpoint(unet_run / "last.pt")
+    assert last.validation.scores.mean_iou == whole.validation.scores.mean_iou
 
 
 def test_a_finished_run_is_told_again(unet_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
